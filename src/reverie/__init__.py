@@ -1,0 +1,1 @@
+"""reverie: one house for diffusion models. Predict, then bridge."""

@@ -1,0 +1,173 @@
+"""The contract: a denoiser is any callable `model(x, t, cond) -> E[x_0 | x_t]`, with a `path` it belongs to.
+
+A net becomes one by saying what its output means (a rule), what it is told about time (a clock), and how its input is scaled.
+With x = alpha x_0 + sigma n and output = a x_0 + b n, the clean estimate is the solution of a 2x2 system:
+
+    x_0 = (b x - sigma output) / (alpha b - sigma a)                                                              (1)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reverie.card import remembers
+from reverie.errors import UserError
+from reverie.process.path import Path, like, time
+from reverie.process.rules import Rule
+
+Clock = Callable[[Path, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a net is told besides x and t; every room is (B, ...) and may be empty.
+
+    vector (B, D): added to the time embedding. tokens (B, L, D) and mask (B, L) bool, True = real: for cross-attention.
+    concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    concat: Tensor | None = None
+    residuals: tuple[Tensor, ...] | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
+        """f applied to every tensor."""
+        values = {name: getattr(self, name) for name in (g.name for g in fields(self))}
+        return Cond(**{k: tuple(map(f, v)) if isinstance(v, tuple) else v if v is None else f(v) for k, v in values.items()})
+
+    def __getitem__(self, rows: slice | Tensor) -> "Cond":
+        """Some rows of the batch."""
+        return self.map(lambda v: v[rows])
+
+    @staticmethod
+    def cat(conds: "Sequence[Cond]") -> "Cond":
+        """Batches one after the other; shorter token rows are padded and masked."""
+        length = max((c.tokens.shape[1] for c in conds if c.tokens is not None), default=0)
+        conds = [c.padded(length) for c in conds]
+
+        def join(values: list[Any]) -> Any:
+            if all(v is None for v in values):
+                return None
+            if any(v is None for v in values):
+                raise ValueError("conditions with different rooms filled cannot share a batch")
+            return tuple(map(torch.cat, zip(*values, strict=True))) if isinstance(values[0], tuple) else torch.cat(values)
+
+        return Cond(**{g.name: join([getattr(c, g.name) for c in conds]) for g in fields(Cond)})
+
+    def padded(self, length: int) -> "Cond":
+        """The same with token rows of `length`."""
+        if self.tokens is None:
+            return self
+        extra = length - self.tokens.shape[1]
+        mask = self.mask if self.mask is not None else torch.ones_like(self.tokens[..., 0], dtype=torch.bool)
+        pad = nn.functional.pad
+        return replace(self, tokens=pad(self.tokens, (0, 0, 0, extra)), mask=pad(mask, (0, extra)))
+
+
+class Model(Protocol):
+    """What samplers and guidance see."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor: ...
+
+
+@remembers
+def log_snr(scale: float = 50.0, limit: float = 20.0) -> Clock:
+    """The net is told scale * lam(t): the schedule can be changed after training. Ends are clamped to +-limit."""
+    return lambda path, t: scale * path.lam(t).clamp(-limit, limit)
+
+
+@remembers
+def timestep(steps: float = 1000.0, shift: float = 0.0) -> Clock:
+    """The net is told steps * t + shift: (1000, -1) gives a discrete net the integers 0..999 at t = 1/1000..1."""
+    return lambda path, t: steps * t + shift
+
+
+@remembers
+def c_noise() -> Clock:
+    """EDM's log(sigma / alpha) / 4 (arXiv 2206.00364, table 1)."""
+    return lambda path, t: -path.lam(t) / 4
+
+
+CLOCKS = (log_snr, timestep, c_noise)
+
+
+class Denoiser(nn.Module):
+    """A net with its path, rule and clock.
+
+    sigma_data: when given, the net's input is x / sqrt(alpha^2 sigma_data^2 + sigma^2).
+    learned_variance: the net has twice the channels; the second half interpolates the log variance (arXiv 2102.09672, eq. 15).
+    autocast: dtype of the inside of the net (torch.bfloat16), or None for its own.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path,
+        rule: Rule,
+        clock: Clock | None = None,
+        *,
+        sigma_data: float | None = None,
+        learned_variance: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.path, self.rule = net, path, rule
+        self.clock = clock if clock is not None else log_snr()
+        self.sigma_data, self.learned_variance, self.autocast = sigma_data, learned_variance, autocast
+
+    def raw(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
+        """The net's output in its own units, x (B, ...) at t () or (B,); float32 or wider."""
+        t = time(t).expand(x.shape[0])
+        alpha, sigma = self.path(t)
+        scaled = x if self.sigma_data is None else x * like((alpha**2 * self.sigma_data**2 + sigma**2).rsqrt(), x)
+        inputs: dict[str, Any] = {}
+        if cond is not None:
+            scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
+            inputs = {k: w for k in ("vector", "tokens", "mask", "residuals") if (w := getattr(cond, k)) is not None}
+        own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
+        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
+        return out.to(x.dtype)
+
+    def halves(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor | None]:
+        """The net's output and, where it learns one, its variance channels."""
+        out = self.raw(x, t, cond)
+        return out.chunk(2, 1) if self.learned_variance else (out, None)  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
+        """E[x_0 | x_t] by eq. (1)."""
+        t = time(t)
+        keep, take = self.solution(t)  # before the net is paid for
+        return like(keep, x) * x + like(take, x) * self.halves(x, t, cond)[0]
+
+    def solution(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 = keep x + take output; UserError where the output says (almost) nothing about x_0."""
+        (alpha, sigma), (a, b) = self.path(t), self.rule(self.path, t)
+        determinant = alpha * b - sigma * a
+        if bool((determinant.abs() < 1e-4 * b.abs()).any()) or bool((determinant == 0).any()):
+            name = getattr(self.rule, "card", {}).get("name", "this rule")
+            raise UserError(
+                f"a net trained with the rule '{name}' says nothing about x0 at t = {t.flatten().tolist()}: "
+                "start the grid at a smaller t, or use the rule v, velocity or x0 with this schedule"
+            )
+        return b / determinant, -sigma / determinant
+
+
+class OneByOne:
+    """The same denoiser, one sample at a time: pictures do not change by a bit with the batch they are drawn in."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.path = model, model.path
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        t = time(t).expand(x.shape[0])
+        rows = [slice(k, k + 1) for k in range(x.shape[0])]
+        return torch.cat([self.model(x[k], t[k], None if cond is None else cond[k]) for k in rows])

@@ -1,0 +1,20 @@
+"""The one exception that is a person's to mend.
+
+Anything a user can cause (a wrong name, a broken file, an impossible setting) is raised as `UserError`: its message is one
+line that says what was wrong, where, and what to do. The command line prints that line and leaves with exit code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What was wrong, where, and what to do, in one line."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The remedy for a misspelt name: ` Did you mean 'micah'? Known: avataaars, micah, ...`."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Known: {', '.join(known)}."

@@ -1,0 +1,227 @@
+"""The U-Net of diffusion models.
+
+Ho et al., "Denoising diffusion probabilistic models", arXiv:2006.11239: a residual network that halves the picture level
+by level, then doubles it again, every feature of the way down being joined to its partner on the way up; self-attention
+where the picture is small; the time embedding enters every residual block. Rombach et al., arXiv:2112.10752, let the
+attention blocks also look at tokens (a prompt). A stem of pixel-unshuffle (Shi et al., arXiv:1609.05158) trades
+resolution for channels at once, which is what makes small nets on a CPU quick.
+
+With L levels and n blocks a level there are L (n + 1) skips: the stem, n per level, and one per halving; the way up has
+n + 1 residual blocks a level. At level i the width is `channels * mult[i]`; the embedding is `4 * channels` wide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.nets.blocks import (
+    Downsample,
+    ResBlock,
+    SpatialAttention,
+    SpatialTransformer,
+    TimeEmbedding,
+    Upsample,
+    expect,
+    mlp,
+    zeroed,
+)
+from reverie.nets.norm import GroupNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The shape of a `UNet`.
+
+    in_channels, out_channels: of the picture. channels, mult: width at level i is channels * mult[i].
+    blocks: residual blocks a level. attention: the levels (0 = full size) that have attention; middle: whether the bottom has.
+    heads or head_width: of every attention block; head_width wins. depth: transformer blocks where there are tokens.
+    context_dim: width of the tokens, None for no cross-attention. vector_dim: width of the vector, None where it already has
+    the width of the time embedding, 4 * channels. patch: factor of the pixel-unshuffle stem. dropout, groups, eps: of the
+    residual blocks and norms. scale_shift: the embedding scales and shifts. asymmetric: padding of the halvings.
+    sine_first, time_shift: order and frequency shift of the time embedding.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: int = 128
+    mult: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    middle: bool = True
+    heads: int = 1
+    head_width: int | None = None
+    depth: int = 1
+    context_dim: int | None = None
+    vector_dim: int | None = None
+    patch: int = 1
+    dropout: float = 0.0
+    groups: int = 32
+    eps: float = 1e-5
+    scale_shift: bool = False
+    asymmetric: bool = False
+    sine_first: bool = False
+    time_shift: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mult", tuple(self.mult))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        if not all(0 <= i < len(self.mult) for i in self.attention):
+            raise ValueError(f"attention {self.attention}: the levels are 0 to {len(self.mult) - 1}")
+
+
+DDPM_CIFAR10 = UNetConfig(eps=1e-6, dropout=0.1, asymmetric=True, sine_first=True, time_shift=1)
+"""Ho et al. on CIFAR-10: 35,746,307 parameters."""
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, each with its attention, and the change of resolution that follows."""
+
+    def __init__(self, res: list[nn.Module], attention: list[nn.Module], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(res)
+        self.attention = nn.ModuleList(attention)  # as many as res, or none
+        self.resample = resample
+
+    def step(self, i: int, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """The i-th residual block and its attention."""
+        x = self.res[i](x, emb)
+        return self.attention[i](x, tokens, mask) if len(self.attention) else x
+
+
+class UNet(nn.Module):
+    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W).
+
+    H and W must be multiples of patch * 2^(levels - 1). residuals: tensors to add to the skips, in the order of the way
+    down, as many as there are skips, or one more, which is added to the bottom (arXiv:2302.05543).
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        width = [c.channels * m for m in c.mult]
+        emb, area = 4 * c.channels, c.patch * c.patch
+        self.time = TimeEmbedding(c.channels, emb, sine_first=c.sine_first, shift=c.time_shift)
+        self.vector = None if c.vector_dim is None else mlp(c.vector_dim, emb, emb)
+        self.stem = nn.Conv2d(c.in_channels * area, width[0], 3, padding=1)
+        self.skips = [width[0]]
+        self.down = nn.ModuleList(self._down(i, width) for i in range(len(width)))
+        self.middle = Level([self._res(width[-1], width[-1]) for _ in range(2)], [], None)
+        self.bottom = self._attention(width[-1]) if c.middle else None
+        left = list(self.skips)
+        self.up = nn.ModuleList(self._up(i, width, left) for i in reversed(range(len(width))))
+        self.norm = GroupNorm(width[0], c.groups, eps=c.eps, silu=True)
+        self.head = zeroed(nn.Conv2d(width[0], c.out_channels * area, 3, padding=1))
+
+    def _res(self, channels: int, out: int) -> nn.Module:
+        c = self.config
+        kw = {"groups": c.groups, "eps": c.eps}
+        return ResBlock(channels, out, 4 * c.channels, dropout=c.dropout, scale_shift=c.scale_shift, **kw)  # type: ignore[arg-type]
+
+    def _attention(self, channels: int) -> nn.Module:
+        c = self.config
+        heads = c.heads if c.head_width is None else channels // c.head_width
+        if c.context_dim is None:
+            return SpatialAttention(channels, heads, groups=c.groups, eps=c.eps)
+        return SpatialTransformer(channels, heads, c.context_dim, c.depth, groups=c.groups)
+
+    def _attentions(self, i: int, width: int, count: int) -> list[nn.Module]:
+        return [self._attention(width) for _ in range(count)] if i in self.config.attention else []
+
+    def _down(self, i: int, width: list[int]) -> Level:
+        n, last = self.config.blocks, i == len(width) - 1
+        res = [self._res(width[max(i - 1, 0)] if j == 0 else width[i], width[i]) for j in range(n)]
+        self.skips += [width[i]] * (n if last else n + 1)
+        halve = None if last else Downsample(width[i], asymmetric=self.config.asymmetric)
+        return Level(res, self._attentions(i, width[i], n), halve)
+
+    def _up(self, i: int, width: list[int], left: list[int]) -> Level:
+        n, below = self.config.blocks + 1, width[min(i + 1, len(width) - 1)]
+        res = [self._res((below if j == 0 else width[i]) + left.pop(), width[i]) for j in range(n)]
+        return Level(res, self._attentions(i, width[i], n), Upsample(width[i]) if i else None)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        residuals: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        c = self.config
+        self._check(x, t, tokens, mask, residuals)
+        emb = self._embed(t, vector, x.shape[0])
+        h = self.stem(F.pixel_unshuffle(x, c.patch) if c.patch > 1 else x)
+        h, skips = self._descend(h, emb, tokens, mask)
+        h = self.middle.step(0, h, emb, None, None)
+        h = h if self.bottom is None else self.bottom(h, tokens, mask)
+        h = self.middle.step(1, h, emb, None, None)
+        if residuals is not None:
+            skips = [s + r for s, r in zip(skips, residuals, strict=False)]
+            h = h + residuals[-1] if len(residuals) > len(skips) else h
+        y = self.head(self.norm(self._ascend(h, skips, emb, tokens, mask)))
+        return F.pixel_shuffle(y, c.patch) if c.patch > 1 else y
+
+    def _descend(
+        self, h: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        skips = [h]
+        for level in self.down:
+            assert isinstance(level, Level)
+            for i in range(len(level.res)):
+                h = level.step(i, h, emb, tokens, mask)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)
+                skips.append(h)
+        return h, skips
+
+    def _ascend(
+        self, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        for level in self.up:
+            assert isinstance(level, Level)
+            for i in range(len(level.res)):
+                h = level.step(i, torch.cat((h, skips.pop()), 1), emb, tokens, mask)
+            h = h if level.resample is None else level.resample(h)
+        return h
+
+    def _embed(self, t: Tensor, vector: Tensor | None, batch: int) -> Tensor:
+        emb = self.time(t)  # (B, 4 channels)
+        if vector is not None:
+            expect("vector", vector, batch, self.config.vector_dim or 4 * self.config.channels)
+            emb = emb + (vector if self.vector is None else self.vector(vector))
+        return F.silu(emb)
+
+    def _check(
+        self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: Sequence[Tensor] | None
+    ) -> None:
+        c = self.config
+        expect("x", x, None, c.in_channels, None, None)
+        expect("t", t, x.shape[0])
+        step = c.patch * 2 ** (len(c.mult) - 1)
+        if x.shape[2] % step or x.shape[3] % step:
+            raise ValueError(f"x: expected height and width in multiples of {step}, got {tuple(x.shape[2:])}")
+        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+        if residuals is not None and len(residuals) not in (len(self.skips), len(self.skips) + 1):
+            n = len(self.skips)
+            raise ValueError(f"residuals: expected {n} (one per skip) or {n + 1} (the last for the bottom), got {len(residuals)}")
+
+
+def check_tokens(tokens: Tensor | None, mask: Tensor | None, batch: int, context_dim: int | None) -> None:
+    """Raise ValueError unless tokens and mask fit a net of this context width."""
+    if tokens is None:
+        if mask is not None:
+            raise ValueError("mask: given without tokens")
+        return
+    if context_dim is None:
+        raise ValueError("tokens: this net has no cross-attention (context_dim is None)")
+    expect("tokens", tokens, batch, None, context_dim)
+    if mask is not None:
+        expect("mask", mask, batch, tokens.shape[1])
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask: expected bool, True = real token, got {mask.dtype}")

@@ -1,0 +1,96 @@
+"""The sampling loop: a generator, so that progress, preview, cancel and resume are the caller's `for`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reverie.denoiser import Cond, Model
+from reverie.process.grids import check
+from reverie.process.path import Path, time
+from reverie.rng import Rng
+
+State = Any  # whatever a solver carries from step to step; never changed in place
+
+
+class Solver(Protocol):
+    """A frozen recipe for one step; `order` is the order of convergence that the laws measure."""
+
+    @property
+    def order(self) -> int: ...
+
+    def init(self) -> State: ...
+
+    def step(
+        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: State, *, cond: Cond | None, rng: Rng | None
+    ) -> tuple[Tensor, State]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step taken: from t to s, the state x at s, the clean estimate x0 it began with, and the evaluations so far."""
+
+    index: int
+    steps: int
+    t: Tensor
+    s: Tensor
+    x: Tensor
+    x0: Tensor
+    nfe: int
+    state: State = field(repr=False)
+
+
+class _Watched:
+    """A model that counts its evaluations and remembers the first estimate since `clear`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.count, self.first = model, 0, torch.empty(0)
+
+    @property
+    def path(self) -> Path:
+        return self.model.path
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        with torch.no_grad():
+            out = self.model(x, t, cond)
+        self.first = out if not self.first.numel() else self.first
+        self.count += 1
+        return out
+
+
+def trace(
+    model: Model,
+    x: Tensor,
+    grid: Tensor,
+    solver: Solver,
+    *,
+    cond: Cond | None = None,
+    rng: Rng | None = None,
+    begin: Step | None = None,
+) -> Iterator[Step]:
+    """Every step along `grid` (n + 1,) or (n + 1, B), falling from noise to data; x (B, ...) belongs to its first time.
+
+    Noise of step k is keyed by k. `begin`: a Step of an earlier trace on the same grid, to go on from.
+    """
+    grid = check(time(grid))
+    watched = _Watched(model)
+    state, first = solver.init(), 0
+    if begin is not None:
+        x, state, first, watched.count = begin.x, begin.state, begin.index + 1, begin.nfe
+    for index in range(first, len(grid) - 1):
+        t, s = grid[index], grid[index + 1]
+        watched.first = torch.empty(0)
+        own = None if rng is None else rng.fold("step", index)
+        x, state = solver.step(watched, x, t, s, state, cond=cond, rng=own)
+        yield Step(index, len(grid) - 1, t, s, x, watched.first, watched.count, state)
+
+
+def sample(
+    model: Model, x: Tensor, grid: Tensor, solver: Solver, *, cond: Cond | None = None, rng: Rng | None = None
+) -> Tensor:
+    """The last x of `trace`."""
+    for step in trace(model, x, grid, solver, cond=cond, rng=rng):
+        x = step.x
+    return x

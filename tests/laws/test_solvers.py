@@ -1,0 +1,112 @@
+"""Laws 1, 2, 6 and 7: what solvers must do, on oracles."""
+
+import math
+
+import pytest
+import torch
+
+from paths import F64, PATHS, SMOOTH, mixture
+from reverie import oracle
+from reverie.process import grids, schedules
+from reverie.process.noise import student_t
+from reverie.rng import Rng
+from reverie.solve import Ancestral, Churn, Exponential, euler, heun, midpoint, rk4, sample
+
+ODE = {
+    "ddim": Ancestral(eta=0.0),
+    "exponential-1": Exponential(order=1),
+    "exponential-2": Exponential(order=2),
+    "exponential-3": Exponential(order=3),
+    "exponential-2-midpoint": Exponential(order=2, midpoint=True),
+    "exponential-2-heun": Exponential(order=2, start="heun"),
+    "exponential-3-heun": Exponential(order=3, start="heun"),
+    "euler": euler(),
+    "heun": heun(),
+    "midpoint": midpoint(),
+    "rk4": rk4(),
+}
+GRIDS = {f.__name__: f() for f in grids.GRIDS}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_law_1_ode_solvers_are_exact_on_dirac_data(path, grid):
+    path = PATHS[path]
+    point = torch.tensor([0.7, -1.3, 0.2], dtype=F64)
+    rng = Rng.of(3, 4, dtype=F64)
+    knots = GRIDS[grid](path, 7)
+    x = path.mix(point.expand(4, 3), rng.normal((4, 3)), knots[0])
+    for name, solver in ODE.items():
+        middle = sample(oracle.dirac(path, point), x, knots[:-1], solver)  # on the curve at every knot, not only at 0
+        truth = path.mix(point.expand(4, 3), (x - path(knots[0])[0] * point) / path(knots[0])[1], knots[-2])
+        assert (middle - truth).abs().max() < 1e-9 * max(1, float(x.abs().max())), name
+        assert (sample(oracle.dirac(path, point), x, knots, solver) - point).abs().max() < 1e-12, name
+
+
+def lam_grid(path, low, high, n):
+    """Equal steps of lam between two finite ends: the same curve, cut ever finer."""
+    return path.t_of_lam(torch.linspace(low, high, n + 1, dtype=F64))
+
+
+@pytest.mark.parametrize("path", SMOOTH)
+@pytest.mark.parametrize("solver", ODE)
+def test_law_2_measured_order(path, solver):
+    path, solver = SMOOTH[path], ODE[solver]
+    expected = 2 if solver == Exponential(order=3) else solver.order  # an order-1 start caps order 3 at 2
+    model = mixture(path)
+    low, high = -2.0, 3.5
+    x = path(path.t_of_lam(low))[1] * Rng.of(0, 32, dtype=F64).normal((32, 2)) + 0.2 * path(path.t_of_lam(low))[0]
+    truth = sample(model, x, lam_grid(path, low, high, 1024), Exponential(order=3, start="heun"))
+    errors = [(sample(model, x, lam_grid(path, low, high, n), solver) - truth).norm() for n in (64, 128)]
+    assert math.log2(errors[0] / errors[1]) > expected - 0.3
+    if solver != Exponential(order=3):
+        assert math.log2(errors[0] / errors[1]) < expected + 0.6
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_law_6_stochastic_solvers_reproduce_a_gaussian(path):
+    path = PATHS[path]
+    n = 4000
+    rng = Rng.of(11, n, dtype=F64)
+    model = oracle.gaussian(path, torch.tensor([0.5], dtype=F64), 0.3)
+    grid = grids.exponential()(path, 60)
+    x = model.draw(rng.fold("data")) * path(1.0)[0] + path.prior((n, 1), rng=rng)
+    solvers = {"ddpm": Ancestral(1.0), "half": Ancestral(0.5), "sde-2": Exponential(2, eta=1.0), "sde-3": Exponential(3, eta=1.0)}
+    solvers["churn"] = Churn(heun(), amount=20, steps=60)
+    for name, solver in solvers.items():
+        y = sample(model, x, grid, solver, rng=rng)
+        assert abs(float(y.mean()) - 0.5) < 0.03, name
+        assert abs(float(y.std()) - 0.3) < 0.035, name
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_law_7_reductions(path):
+    path = PATHS[path]
+    model, rng = mixture(path), Rng.of(5, 6, dtype=F64)
+    x = path.prior((6, 2), rng=rng) + path(1.0)[0] * 0.3
+    grid = grids.uniform()(path, 12)
+
+    def run(solver):
+        return sample(model, x, grid, solver, rng=rng)
+
+    size = float(x.abs().max())
+    assert (run(Exponential(order=1)) - run(Ancestral(eta=0.0))).abs().max() < 1e-12 * size
+    assert (run(Exponential(order=1, eta=1.0)) - run(Ancestral(eta=1.0))).abs().max() < 1e-12 * size
+    assert (run(euler()) - run(Ancestral(eta=0.0))).abs().max() < 1e-11 * size
+
+
+def test_law_7_euler_in_t_on_the_flow_path_is_ddim():
+    path = schedules.flow()
+    model, x = mixture(path), Rng.of(5, 6, dtype=F64).normal((6, 2))
+    grid = grids.uniform()(path, 9)
+    by_hand = x
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        x0 = model(by_hand, t)
+        by_hand = by_hand + (s - t) * (by_hand - x0) / t  # dx/dt = n - x0 = (x - x0) / t
+    assert (sample(model, x, grid, Ancestral(eta=0.0)) - by_hand).abs().max() < 1e-13
+
+
+def test_law_7_pfgm_at_large_dimension_is_edm():
+    flat, heavy = schedules.edm(), schedules.edm(noise=student_t(2.0**40))
+    rng = Rng.of(1, 8, dtype=F64)
+    assert (flat.prior((8, 5), rng=rng) - heavy.prior((8, 5), rng=rng)).abs().max() < 1e-3
