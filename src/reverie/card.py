@@ -4,6 +4,7 @@
 accepts only constructors it is handed, and a misspelt name or field is an error that names the nearest known one.
 """
 
+import ast
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -45,6 +46,22 @@ def card_of(value: object) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise UserError(f"{value!r} cannot be written into a model card: make it with one of reverie's named constructors")
+
+
+def parse(text: str) -> Card:
+    """The card written as a call, `flow(shift=3)` or just `flow`; arguments are by name, and calls may nest."""
+    try:
+        return _call(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        raise UserError(f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)") from None
+
+
+def _call(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return {"name": node.id}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return {"name": node.func.id, **{str(k.arg): _call(k.value) for k in node.keywords}}
+    return ast.literal_eval(node)
 
 
 def rebuild(card: Any, makers: Iterable[Callable[..., Any]], where: str = "card") -> Any:

@@ -8,7 +8,7 @@ Asking twice gives the same numbers twice; `fold` names a fresh stream.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ class Rng:
     path: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+    whole: bool = False  # one stream for the whole batch: quicker, for training, where no sample is ever drawn alone
 
     @classmethod
     def of(cls, seed: int | Sequence[int], count: int | None = None, **kw: object) -> "Rng":
@@ -44,35 +45,43 @@ class Rng:
         """The stream for another purpose or step."""
         return replace(self, path=(*self.path, f"{purpose}:{step}"))
 
-    def generator(self, k: int) -> np.random.Generator:
-        """Sample k's stream as a numpy generator, for laws that have no closed transform."""
-        return np.random.Generator(np.random.Philox(key=digest(self.seeds[k], *self.path)))
+    def _rows(self, shape: Sequence[int], draw: Callable[[int, int], np.ndarray]) -> Tensor:
+        """draw(stream, count) for each sample, or once for all."""
+        n = int(np.prod(shape[1:]))
+        if self.whole:
+            return torch.from_numpy(draw(0, shape[0] * n).reshape(tuple(shape))).to(self.dtype).to(self.device)
+        if len(self.seeds) != shape[0]:
+            raise ValueError(f"{len(self.seeds)} seeds for a batch of {shape[0]}: give one seed per sample")
+        rows = np.stack([draw(k, n) for k in range(shape[0])]).reshape(tuple(shape))
+        return torch.from_numpy(rows).to(self.dtype).to(self.device)
 
     def _bits(self, k: int, n: int) -> np.ndarray:
         raw = np.random.Philox(key=digest(self.seeds[k], *self.path)).random_raw(n)
         return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # 53 bits, strictly inside (0, 1)
 
-    def _stack(self, rows: list[np.ndarray], shape: Sequence[int]) -> Tensor:
-        if len(rows) != shape[0]:
-            raise ValueError(f"{len(rows)} seeds for a batch of {shape[0]}: give one seed per sample")
-        return torch.from_numpy(np.stack(rows).reshape(tuple(shape))).to(self.dtype).to(self.device)
-
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """(B, ...) uniform on (0, 1)."""
-        n = int(np.prod(shape[1:]))
-        return self._stack([self._bits(k, n) for k in range(len(self.seeds))], shape)
+        return self._rows(shape, self._bits)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """(B, ...) standard normal."""
-        n = int(np.prod(shape[1:]))
-        half = (n + 1) // 2
 
-        def row(k: int) -> np.ndarray:
+        def row(k: int, n: int) -> np.ndarray:
+            half = (n + 1) // 2
             u = self._bits(k, 2 * half)
             radius, angle = np.sqrt(-2 * np.log(u[:half])), 2 * np.pi * u[half:]
             return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
 
-        return self._stack([row(k) for k in range(len(self.seeds))], shape)
+        return self._rows(shape, row)
+
+    def chi2(self, dimensions: float, shape: Sequence[int]) -> Tensor:
+        """(B, ...) chi-squared with `dimensions` degrees of freedom."""
+
+        def row(k: int, n: int) -> np.ndarray:
+            stream = np.random.Generator(np.random.Philox(key=digest(self.seeds[k], *self.path)))
+            return stream.chisquare(dimensions, n)
+
+        return self._rows(shape, row)
 
     def __getitem__(self, k: slice) -> "Rng":
         """The streams of a part of the batch."""

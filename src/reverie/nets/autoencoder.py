@@ -21,7 +21,8 @@ class AutoencoderConfig:
 
     in_channels: of the picture. channels, mult: width at level i is channels * mult[i]. blocks: residual blocks a level
     in the encoder (the decoder has one more). latent: channels of the latent. attention: whether the middle has it.
-    patch: factor of the pixel-unshuffle stem. quant: the 1x1 convolutions on either side of the latent. groups, eps: of the norms.
+    patch: factor of the pixel-unshuffle stem. quant: the 1x1 convolutions on either side of the latent. groups, eps: of
+    the norms.
     """
 
     in_channels: int = 3

@@ -1,11 +1,11 @@
 """The parts the backbones share.
 
-A clock value t becomes a vector through sinusoids of geometric frequencies (Vaswani et al., arXiv:1706.03762, as used for
-diffusion by Ho et al., arXiv:2006.11239):
+A clock value t becomes a vector through sinusoids of geometric frequencies (Vaswani et al., arXiv:1706.03762, as used
+for diffusion by Ho et al., arXiv:2006.11239):
 
     w_k = P^(-k / (h - s)),  k = 0..h-1,  h = dim / 2,   e(t) = [cos(w t), sin(w t)] or [sin(w t), cos(w t)],      (1)
 
-with P the longest period and s the frequency shift (0 in most code; 1, with sine first, in the first DDPM code), or through
+with P the longest period and s the frequency shift (0 in most code; 1, with sine first, in the first DDPM code), or by
 random Fourier features (Tancik et al., arXiv:2006.10739). Residual blocks receive it by addition or as the scale and
 shift of their second norm (Dhariwal & Nichol, arXiv:2105.05233). Attention is over rows (B, L, D). Blocks marked `zero`
 begin as the identity: their last layer starts at zero.
@@ -38,6 +38,21 @@ def expect(what: str, x: Tensor, *shape: int | None) -> None:
         raise ValueError(f"{what}: expected shape ({wanted}), got {tuple(x.shape)}")
 
 
+def check_tokens(tokens: Tensor | None, mask: Tensor | None, batch: int, context_dim: int | None) -> None:
+    """Raise ValueError unless tokens and mask fit a net of this context width."""
+    if tokens is None:
+        if mask is not None:
+            raise ValueError("mask: given without tokens")
+        return
+    if context_dim is None:
+        raise ValueError("tokens: this net has no cross-attention (context_dim is None)")
+    expect("tokens", tokens, batch, None, context_dim)
+    if mask is not None:
+        expect("mask", mask, batch, tokens.shape[1])
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask: expected bool, True = real token, got {mask.dtype}")
+
+
 def sinusoids(t: Tensor, dim: int, *, max_period: float = 10000.0, sine_first: bool = False, shift: int = 0) -> Tensor:
     """Equation (1): t (B,) -> (B, dim), float32. dim must be even."""
     if dim % 2:
@@ -61,7 +76,7 @@ class TimeEmbedding(nn.Module):
         if t.ndim != 1:
             raise ValueError(f"t: expected one clock value per sample, shape (B,), got {tuple(t.shape)}")
         e = sinusoids(t, self.dim, max_period=self.max_period, sine_first=self.sine_first, shift=self.shift)
-        out: Tensor = self.mlp(e.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(e.to(next(self.mlp.parameters()).dtype))
         return out
 
 
@@ -87,8 +102,8 @@ def mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
 class ResBlock(nn.Module):
     """Two 3x3 convolutions and a skip, (B, in, H, W) -> (B, out, H, W).
 
-    emb: width of the (already activated) time embedding, None for a block without one. scale_shift: the embedding scales
-    and shifts the second norm, rather than being added before it.
+    emb: width of the (already activated) time embedding, None for a block without one. scale_shift: the embedding
+    scales and shifts the second norm, rather than being added before it.
     """
 
     def __init__(
@@ -126,15 +141,34 @@ class ResBlock(nn.Module):
         return out
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q (B, heads, L, E) to k and v (B, heads, M, E); mask broadcasts to (B, heads, L, M), True = look.
+
+    Where nothing may be looked at the answer is 0. Small tables on a CPU are multiplied out: the fused kernel's backward
+    pass is several times slower there.
+    """
+    small = q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SMALL and torch.is_grad_enabled()
+    if small and not torch.compiler.is_compiling():
+        weight = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            weight = weight.masked_fill(~mask, torch.finfo(weight.dtype).min)
+        y = weight.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return y if mask is None else y.masked_fill(~mask.any(-1, keepdim=True), 0)
+
+
+SMALL = 256 * 256
+"""Entries of an attention table up to which a CPU multiplies it out when gradients are wanted."""
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, L, dim) to itself, or to context (B, M, context_dim) with mask (B, M), True = real.
 
     A sample whose mask has no real token receives only the bias of the output projection.
     """
 
-    def __init__(
-        self, dim: int, heads: int, context_dim: int | None = None, *, bias: bool = True, zero: bool = False
-    ) -> None:
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, *, bias: bool = True, zero: bool = False) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"a width of {dim} cannot be split into {heads} heads")
@@ -147,9 +181,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         q, k, v = (self._split(y) for y in (self.q(x), self.k(context), self.v(context)))  # (B, heads, L, width)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
-        if mask is not None:
-            y = y.masked_fill(~mask.any(1)[:, None, None, None], 0)
+        y = attend(q, k, v, None if mask is None else mask[:, None, None, :])
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
@@ -170,9 +202,7 @@ def image(x: Tensor, like: Tensor) -> Tensor:
 class SpatialAttention(nn.Module):
     """Norm, self-attention over the H W pixels, residual: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(
-        self, channels: int, heads: int = 1, *, groups: int = 32, eps: float = 1e-5, zero: bool = True
-    ) -> None:
+    def __init__(self, channels: int, heads: int = 1, *, groups: int = 32, eps: float = 1e-5, zero: bool = True) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, groups, eps=eps)
         self.attention = Attention(channels, heads, zero=zero)
@@ -216,9 +246,7 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of (B, C, H, W), attending to tokens (B, L, context_dim); arXiv:2112.10752."""
 
-    def __init__(
-        self, channels: int, heads: int, context_dim: int, depth: int = 1, *, groups: int = 32, zero: bool = True
-    ) -> None:
+    def __init__(self, channels: int, heads: int, context_dim: int, depth: int = 1, *, groups: int = 32, zero: bool = True) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, groups, eps=1e-6)
         self.enter = nn.Linear(channels, channels)

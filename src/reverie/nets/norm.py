@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 class _Fused(torch.autograd.Function):
-    """Group norm and, where `silu`, SiLU, of a channels_last image on the CPU. Twice differentiable; forward mode too."""
+    """Group norm and, where `silu`, SiLU, of a channels_last image on the CPU; both modes of autograd."""
 
     generate_vmap_rule = True
 
@@ -44,13 +44,11 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         groups, eps, silu = ctx.settings
-        if torch.is_grad_enabled():  # someone wants the gradient of this gradient: let autograd see every operation
-            inputs = [v.detach().requires_grad_() if not v.requires_grad else v for v in (x, weight, bias)]
-            y = _plain(*inputs, groups, eps, silu)
-            return *torch.autograd.grad(y, inputs, grads[0].to(y.dtype), create_graph=True), None, None, None
-        g = grads[0]
+        if torch.is_grad_enabled():  # someone wants the gradient of this gradient: the statistics depend on x
+            mean, rstd = _moments(x, groups, eps)
+        g = grads[0].contiguous(memory_format=torch.channels_last)
         if silu:
-            g = torch.ops.aten.silu_backward(g, _affine(x, weight, bias, mean, rstd))
+            g = _silu_gradient(g, _affine(x, weight, bias, mean, rstd))
         sum_g, sum_gx = _sum(g), _sum(g * x)  # (B, C)
         sum_gh = rstd * (sum_gx - mean * sum_g)  # sum of g xhat
         n = x.shape[2] * x.shape[3] * (x.shape[1] // groups)
@@ -75,10 +73,17 @@ class _Fused(torch.autograd.Function):
             dy = (dx - a[..., None, None] - xhat * b[..., None, None]) * (rstd * weight)[..., None, None]
         dy = dy + (0 if dw is None else xhat * dw[:, None, None]) + (0 if db is None else db[:, None, None])
         if silu:
-            y = xhat * weight[:, None, None] + bias[:, None, None]
-            gate = torch.sigmoid(y)
-            dy = dy * gate * (1 + y * (1 - gate))
+            dy = _silu_gradient(dy, xhat * weight[:, None, None] + bias[:, None, None])
         return dy.to(x.dtype), None, None
+
+
+def _silu_gradient(g: Tensor, y: Tensor) -> Tensor:
+    """g times the derivative of SiLU at y."""
+    if not torch.is_grad_enabled():
+        out: Tensor = torch.ops.aten.silu_backward(g, y)  # one pass, but itself without a derivative
+        return out
+    gate = torch.sigmoid(y)
+    return g * gate * (1 + y * (1 - gate))
 
 
 def _sum(x: Tensor) -> Tensor:

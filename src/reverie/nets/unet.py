@@ -1,7 +1,7 @@
 """The U-Net of diffusion models.
 
-Ho et al., "Denoising diffusion probabilistic models", arXiv:2006.11239: a residual network that halves the picture level
-by level, then doubles it again, every feature of the way down being joined to its partner on the way up; self-attention
+Ho et al., "Denoising diffusion probabilistic models", arXiv:2006.11239: a residual network that halves the picture
+level by level, then doubles it again, every feature of the way down being joined to its partner on the way up; self-attention
 where the picture is small; the time embedding enters every residual block. Rombach et al., arXiv:2112.10752, let the
 attention blocks also look at tokens (a prompt). A stem of pixel-unshuffle (Shi et al., arXiv:1609.05158) trades
 resolution for channels at once, which is what makes small nets on a CPU quick.
@@ -24,6 +24,7 @@ from reverie.nets.blocks import (
     SpatialTransformer,
     TimeEmbedding,
     Upsample,
+    check_tokens,
     expect,
     mlp,
     zeroed,
@@ -36,12 +37,12 @@ class UNetConfig:
     """The shape of a `UNet`.
 
     in_channels, out_channels: of the picture. channels, mult: width at level i is channels * mult[i].
-    blocks: residual blocks a level. attention: the levels (0 = full size) that have attention; middle: whether the bottom has.
-    heads or head_width: of every attention block; head_width wins. depth: transformer blocks where there are tokens.
-    context_dim: width of the tokens, None for no cross-attention. vector_dim: width of the vector, None where it already has
-    the width of the time embedding, 4 * channels. patch: factor of the pixel-unshuffle stem. dropout, groups, eps: of the
-    residual blocks and norms. scale_shift: the embedding scales and shifts. asymmetric: padding of the halvings.
-    sine_first, time_shift: order and frequency shift of the time embedding.
+    blocks: residual blocks a level. attention: the levels (0 = full size) that have attention; middle: whether the
+    bottom has. heads or head_width: of every attention block; head_width wins. depth: transformer blocks where there
+    are tokens. context_dim: width of the tokens, None for no cross-attention. vector_dim: width of the vector, None
+    where it already has the width of the time embedding, 4 * channels. patch: factor of the pixel-unshuffle stem.
+    dropout, groups, eps: of the residual blocks and norms. scale_shift: the embedding scales and shifts.
+    asymmetric: padding of the halvings. sine_first, time_shift: order and frequency shift of the time embedding.
     """
 
     in_channels: int = 3
@@ -166,9 +167,7 @@ class UNet(nn.Module):
         y = self.head(self.norm(self._ascend(h, skips, emb, tokens, mask)))
         return F.pixel_shuffle(y, c.patch) if c.patch > 1 else y
 
-    def _descend(
-        self, h: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _descend(self, h: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for level in self.down:
             assert isinstance(level, Level)
@@ -180,9 +179,7 @@ class UNet(nn.Module):
                 skips.append(h)
         return h, skips
 
-    def _ascend(
-        self, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
+    def _ascend(self, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         for level in self.up:
             assert isinstance(level, Level)
             for i in range(len(level.res)):
@@ -197,9 +194,7 @@ class UNet(nn.Module):
             emb = emb + (vector if self.vector is None else self.vector(vector))
         return F.silu(emb)
 
-    def _check(
-        self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: Sequence[Tensor] | None
-    ) -> None:
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: Sequence[Tensor] | None) -> None:
         c = self.config
         expect("x", x, None, c.in_channels, None, None)
         expect("t", t, x.shape[0])
@@ -210,18 +205,3 @@ class UNet(nn.Module):
         if residuals is not None and len(residuals) not in (len(self.skips), len(self.skips) + 1):
             n = len(self.skips)
             raise ValueError(f"residuals: expected {n} (one per skip) or {n + 1} (the last for the bottom), got {len(residuals)}")
-
-
-def check_tokens(tokens: Tensor | None, mask: Tensor | None, batch: int, context_dim: int | None) -> None:
-    """Raise ValueError unless tokens and mask fit a net of this context width."""
-    if tokens is None:
-        if mask is not None:
-            raise ValueError("mask: given without tokens")
-        return
-    if context_dim is None:
-        raise ValueError("tokens: this net has no cross-attention (context_dim is None)")
-    expect("tokens", tokens, batch, None, context_dim)
-    if mask is not None:
-        expect("mask", mask, batch, tokens.shape[1])
-        if mask.dtype != torch.bool:
-            raise ValueError(f"mask: expected bool, True = real token, got {mask.dtype}")

@@ -6,7 +6,6 @@ A law draws n of a given shape from per-sample streams, and says whether it is G
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from reverie.card import Card, remembers
@@ -47,10 +46,7 @@ def student_t(dimensions: float) -> NoiseLaw:
     """n = z sqrt(D / chi2_D), one radius per sample: PFGM++ (arXiv 2302.04265); D -> infinity is Gaussian."""
 
     def draw(shape: Sequence[int], rng: Rng) -> Tensor:
-        radii = rng.fold("radius")
-        chi2 = [radii.generator(k).chisquare(dimensions) for k in range(len(rng.seeds))]
-        z = rng.normal(shape)
-        scale = (dimensions / torch.tensor(chi2, dtype=torch.float64)).sqrt().to(z.dtype).to(z.device)
-        return z * scale.reshape(-1, *[1] * (len(shape) - 1))
+        scale = (dimensions / rng.fold("radius").chi2(dimensions, shape[:1])).sqrt()
+        return rng.normal(shape) * scale.reshape(-1, *[1] * (len(shape) - 1))
 
     return NoiseLaw(draw, gaussian=False)

@@ -1,0 +1,52 @@
+"""The command line: parse -> system -> task -> save. Nothing heavy is imported before a command needs it."""
+
+import sys
+from collections.abc import Sequence
+
+from reverie.errors import UserError, nearest
+
+COMMANDS = {
+    "generate": "pictures from words",
+    "train": "train a model: reverie train RECIPE --help",
+    "evaluate": "measure a model: distances, agreement with the prompts, time",
+    "data": "make or look at a set of pictures",
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(["usage: reverie COMMAND [options]   (reverie COMMAND --help says more)", "", *lines])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; what the user can mend is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("reverie"))
+        return
+    try:
+        _command(arguments[0])(arguments[1:])
+    except UserError as error:
+        print(f"reverie: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _command(name: str):  # noqa: ANN202
+    if name == "generate":
+        from reverie.cli.generate import main as command
+    elif name == "train":
+        from reverie.cli.train import main as command
+    elif name == "evaluate":
+        from reverie.cli.evaluate import main as command
+    elif name == "data":
+        from reverie.cli.data import main as command
+    else:
+        raise UserError(f"there is no command '{name}'.{nearest(name, COMMANDS)}")
+    return command

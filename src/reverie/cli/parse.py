@@ -1,0 +1,53 @@
+"""Dataclasses from words: tyro, with its complaints in one line."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import tyro
+
+from reverie.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str], prog: str, default: Any = None) -> T:
+    """An instance of a dataclass; an unknown flag or a value of the wrong type is a UserError."""
+    said = io.StringIO()
+    more = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            made, unknown = tyro.cli(
+                kind, args=list(arguments), prog=prog, return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,), **more
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_line(said.getvalue())) from None
+    if unknown:
+        flags = [f"--{name}" for name in _flags(default if default is not None else made)]
+        raise UserError(f"{prog} does not know '{unknown[0]}'.{nearest(unknown[0], flags)}")
+    sys.stderr.write(said.getvalue())
+    return made
+
+
+def _flags(value: Any, prefix: str = "") -> list[str]:
+    out = []
+    for f in fields(value):
+        inner = getattr(value, f.name)
+        if f.name == "training":
+            out += _flags(inner)
+        elif is_dataclass(inner):
+            out += _flags(inner, f"{prefix}{f.name}.")
+        else:
+            out.append(f"{prefix}{f.name}".replace("_", "-"))
+    return out
+
+
+def _line(text: str) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", text)
+    return re.sub(r"\s+", " ", plain).strip().removeprefix("Parsing error").strip() or "the command line could not be read; see --help"

@@ -1,0 +1,77 @@
+"""`reverie train RECIPE`: progress with ETA, validation, previews; stops and goes on at any step."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from reverie.cli.parse import parse
+from reverie.errors import UserError, nearest
+from reverie.systems.recipes import RECIPES
+from reverie.tasks.train import Session
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains a recipe."""
+    names = "\n".join(f"  {name:<14} {recipe.about}" for name, recipe in RECIPES.items())
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: reverie train RECIPE [--out DIR] [--resume] [any field of the recipe]\n\n{names}")
+        return
+    name = arguments[0]
+    if name not in RECIPES:
+        raise UserError(f"no recipe is called '{name}'.{nearest(name, RECIPES)}")
+    recipe, place = _read(RECIPES[name], arguments[1:], name)
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    session = Session.open(recipe, Path(place.out or f"runs/{name}"), place.resume)
+    _show(session)
+    print(session.folder / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run lives."""
+
+    out: str = ""
+    """Folder of the run; '' = runs/RECIPE."""
+    resume: bool = False
+    """Go on with the run in the folder."""
+    threads: int = 0
+    """CPU threads; 0 = all."""
+
+
+def _read(preset: Any, arguments: Sequence[str], name: str) -> tuple[Any, Place]:
+    kind = type(preset)
+
+    @dataclass(frozen=True)
+    class Command:
+        recipe: Annotated[kind, tyro.conf.arg(name="")] = preset  # type: ignore[valid-type]
+        place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
+
+    command = parse(Command, arguments, f"reverie train {name}", Command())
+    return command.recipe, command.place
+
+
+def _show(session: Session) -> None:
+    bar = tqdm(initial=session.run.step, total=session.run.steps or None, unit="step", file=sys.stderr, dynamic_ncols=True)
+    loss, validation = 0.0, ""
+    try:
+        for now in session:
+            loss = now.loss if not loss else 0.98 * loss + 0.02 * now.loss
+            validation = validation if now.validation is None else f", validation {now.validation:.4f}"
+            if now.steps and bar.total != now.steps:
+                bar.total = now.steps
+            bar.set_postfix_str(f"loss {loss:.4f}{validation}", refresh=False)
+            bar.update(now.step - bar.n)
+            if session.run.complaint:
+                bar.write(f"reverie: {session.run.complaint}", file=sys.stderr)
+                session.run.complaint = ""
+    except KeyboardInterrupt:
+        bar.close()
+        raise UserError(f"stopped at step {session.run.step}; add --resume to go on") from None
+    bar.close()

@@ -1,0 +1,116 @@
+"""The space the diffusion runs in: pixels themselves, or a learned latent.
+
+    encode: pictures (B, C, H, W) in [-1, 1] -> z;    decode: z -> pictures                                       (1)
+    z = (latent - shift) / scale, per channel, so that the data has mean 0 and deviation 1                        (2)
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Codec(Protocol):
+    """Between pictures and the space of the diffusion."""
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(C, H, W) of z for pictures of this size."""
+        ...
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+class Pixels(nn.Module):
+    """No codec: the pictures are the space."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.channels, height, width)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+
+class Points(nn.Module):
+    """Points of a vector space, not pictures; drawn as dots."""
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (2,)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """One picture (1, 1, 64, 64) of all points in [-1.5, 1.5]^2: brightness is density."""
+        cells = ((z + 1.5) / 3 * 64).floor().clamp(0, 63).long()
+        counts = torch.zeros(64 * 64).index_add_(0, cells[:, 1] * 64 + cells[:, 0], torch.ones(len(z)))
+        return (counts / counts.max() * 2 - 1).reshape(1, 1, 64, 64)
+
+
+class Shrunk(nn.Module):
+    """Small pictures: encode averages factor x factor pixels, decode enlarges with a net (B, C, h, w) -> (B, C, fh, fw)."""
+
+    def __init__(self, net: Any, factor: int, channels: int = 3, *, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.net, self.factor, self.channels, self.autocast = net, factor, channels, autocast
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.channels, *_divided(height, width, self.factor))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, self.factor)
+
+    def decode(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            out = self.net(z)
+        return out.to(z.dtype)
+
+
+def _divided(height: int, width: int, factor: int) -> tuple[int, int]:
+    if height % factor or width % factor:
+        raise ValueError(f"{height}x{width} is not a multiple of {factor}, the codec's factor")
+    return height // factor, width // factor
+
+
+class Latent(nn.Module):
+    """An autoencoder (`encode(x) -> (mean, logvar)`, `decode`) with the latents' measured mean and deviation, eq. (2)."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, net: Any, latent: int, factor: int, *, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.net, self.latent, self.factor, self.autocast = net, latent, factor, autocast
+        self.register_buffer("shift", torch.zeros(latent))
+        self.register_buffer("scale", torch.ones(latent))
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.latent, *_divided(height, width, self.factor))
+
+    def encode(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            mean = self.net.encode(x)[0]
+        return (mean.to(x.dtype) - self.shift[:, None, None]) / self.scale[:, None, None]
+
+    def decode(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            out = self.net.decode(z * self.scale[:, None, None] + self.shift[:, None, None])
+        return out.to(z.dtype)
+
+    def measure(self, batches: Sequence[Tensor]) -> None:
+        """Sets shift and scale from pictures."""
+        self.shift.zero_()
+        self.scale.fill_(1)
+        with torch.no_grad():
+            z = torch.cat([self.encode(x) for x in batches])
+        self.shift.copy_(z.mean((0, 2, 3)))
+        self.scale.copy_(z.std((0, 2, 3)))

@@ -1,0 +1,214 @@
+"""Any folder of pictures, with or without words.
+
+What says what a picture shows, looked for in this order:
+
+1. `metadata.jsonl` in the folder: one JSON object a line, {"file_name": "a.png", "text": "a caption"};
+2. a `.txt` file beside a picture, with the same name: its words are the caption;
+3. sub-folders with pictures in them and no pictures beside them: the name of the sub-folder is the class.
+
+A file that cannot be used is skipped and named in `Pictures.problems`, one line each, and the rest is read:
+
+- a picture that cannot be decoded, or is cut short; a file with the name of a picture and nothing in it;
+- a picture of more than `max_pixels`, judged by its header before a pixel is decoded (an image bomb);
+- in a captioned folder: a picture without a caption, an empty caption, a caption that is not UTF-8;
+- a caption without its picture; a line of `metadata.jsonl` that is not such an object, or that leads out of the folder.
+
+No folder, no picture that can be used, or a size below 1 is refused with UserError. Pictures are turned upright by their
+EXIF orientation, put on white where they are transparent, brought to 8-bit RGB (the first frame, if they are animated),
+scaled so that the shorter side is `size`, and cut to the middle `size` x `size`.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_PIXELS = 50_000_000
+_MAX_CAPTION = 100_000  # bytes
+
+
+@dataclass
+class _Found:
+    """Paths of pictures, with their captions or classes where there are some."""
+
+    paths: list[Path] = field(default_factory=list)
+    texts: list[str] | None = None
+    classes: list[str] | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits a sample
+        levels = np.asarray(image, np.float64)
+        top = 65535.0 if image.mode != "F" and levels.max(initial=0) > 255 else 255.0 if levels.max(initial=0) > 1 else 1.0
+        levels = np.nan_to_num(levels / top)
+        return Image.fromarray((np.clip(levels, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_picture(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """(3, size, size) uint8. Raises UserError, naming the file, where it cannot be used (see above)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of bombs smaller than our limit
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise UserError(f"{path}: {image.width}x{image.height} is over the limit of {max_pixels} pixels, skipped")
+                image = ImageOps.exif_transpose(image)
+                square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.LANCZOS)
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: far more than {max_pixels} pixels, skipped") from None
+    except Exception as error:  # a decoder may raise anything on garbage, and one bad file must not end the reading
+        raise UserError(f"{path}: cannot be decoded ({type(error).__name__}), skipped") from None
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if _is_picture(p))
+
+
+def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
+    name = folder / "metadata.jsonl"
+    for number, line in enumerate(name.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            file_name, text = row["file_name"], row["text"]
+            path = folder / file_name
+            text = str(text).strip() if isinstance(text, str) else ""
+            inside = path.resolve().is_relative_to(folder.resolve())
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
+            problems.append(f"{name}:{number}: not an object with file_name and text, skipped")
+            continue
+        if not inside:
+            problems.append(f"{name}:{number}: {file_name} leads out of the folder, skipped")
+        elif not path.is_file():
+            problems.append(f"{name}:{number}: caption without its picture {file_name}, skipped")
+        elif not text:
+            problems.append(f"{name}:{number}: empty caption, {file_name} skipped")
+        else:
+            yield path, text
+
+
+def _from_metadata(folder: Path) -> _Found:
+    found = _Found(texts=[])
+    for path, text in _lines(folder, found.problems):
+        found.paths.append(path)
+        found.texts.append(text)  # type: ignore[union-attr]
+    told = set(found.paths)
+    named = " ".join(found.problems)  # what was already complained of is not named twice
+    for path in _pictures_in(folder):
+        if path not in told and path.name not in named:
+            found.problems.append(f"{path}: picture without a caption in metadata.jsonl, skipped")
+    return found
+
+
+def _caption_of(path: Path) -> str:
+    """The caption beside a picture. Raises UserError where there is none to use."""
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        raise UserError(f"{path}: picture without a caption, skipped")
+    try:
+        with text.open("rb") as file:
+            words = " ".join(file.read(_MAX_CAPTION).decode("utf-8-sig").split())
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{text}: caption is not UTF-8 text, {path.name} skipped") from None
+    if not words:
+        raise UserError(f"{text}: empty caption, {path.name} skipped")
+    return words
+
+
+def _from_texts(folder: Path, paths: list[Path]) -> _Found:
+    found = _Found(texts=[])
+    for path in paths:
+        try:
+            words = _caption_of(path)
+        except UserError as problem:
+            found.problems.append(str(problem))
+            continue
+        found.paths.append(path)
+        found.texts.append(words)  # type: ignore[union-attr]
+    stems = {p.stem for p in paths}
+    for text in sorted(folder.glob("*.txt")):
+        if text.stem not in stems:
+            found.problems.append(f"{text}: caption without its picture, skipped")
+    return found
+
+
+def _from_classes(folder: Path) -> _Found:
+    found = _Found(classes=[])
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        paths = _pictures_in(inner)
+        if not paths:
+            found.problems.append(f"{inner}: class folder without pictures, skipped")
+        found.paths += paths
+        found.classes += [inner.name] * len(paths)  # type: ignore[operator]
+    return found
+
+
+def _look(folder: Path) -> _Found:
+    try:
+        if (folder / "metadata.jsonl").is_file():
+            return _from_metadata(folder)
+        paths = _pictures_in(folder)
+        if not paths:
+            return _from_classes(folder)
+        if any(p.with_suffix(".txt").is_file() for p in paths):
+            return _from_texts(folder, paths)
+        return _Found(paths=paths)
+    except OSError as error:
+        raise UserError(f"cannot read {folder} ({error.strerror}): check that it is yours to read.") from None
+
+
+def folder(path: str | Path, size: int = 64, max_pixels: int = MAX_PIXELS) -> Pictures:
+    """The pictures of a folder as (N, 3, size, size); `problems` names what was skipped.
+
+    Raises UserError where there is no such folder, or nothing in it can be used.
+    """
+    path = Path(path)
+    if size < 1:
+        raise UserError(f"cannot scale pictures to {size} pixels: choose a size of 1 or more.")
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}: name a folder of pictures.")
+    found = _look(path)
+    images, kept = [], []
+    for row, file in enumerate(found.paths):
+        try:
+            images.append(open_picture(file, size, max_pixels))
+            kept.append(row)
+        except UserError as problem:
+            found.problems.append(str(problem))
+    if not images:
+        first = f" The first of {len(found.problems)} problems: {found.problems[0]}." if found.problems else ""
+        raise UserError(f"no picture in {path} can be used: put PNG, JPEG or WebP files there.{first}")
+    texts = found.texts and [found.texts[k] for k in kept]
+    names = found.classes and [found.classes[k] for k in kept]
+    classes = tuple(sorted(set(names or ())))
+    words = texts or names
+    return Pictures(
+        path.resolve().name,
+        np.stack(images),
+        "as its owner says",
+        labels=np.array([classes.index(n) for n in names], np.int64) if names else None,
+        classes=classes,
+        caption=(lambda i, rng: words[i]) if words else None,
+        problems=tuple(found.problems),
+    )

@@ -1,0 +1,20 @@
+"""Encoders: what a person says -> `Cond`."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from reverie.denoiser import Cond
+from reverie.encode.classes import Classes as Classes
+from reverie.encode.words import Words as Words
+
+
+class Encoder(Protocol):
+    """One kind of prompt -> Cond with one row per prompt; the empty prompt is the null condition of guidance."""
+
+    def prompts(self, prompts: Sequence[Any]) -> Cond: ...
+
+    def empty(self, count: int) -> Cond: ...
+
+    def notes(self, prompt: Any) -> list[str]:
+        """What of the prompt has no effect, one line each."""
+        ...

@@ -1,0 +1,1 @@
+"""reverie-avatars: drawn faces from words, four styles, 64 px."""

@@ -1,0 +1,56 @@
+"""How reverie-avatars is trained: a small U-Net at 32 px, and an enlarger to 64 px."""
+
+from reverie.nets.text import TextConfig
+from reverie.nets.unet import UNetConfig
+from reverie.nets.upsampler import UpsamplerConfig
+from reverie.systems.recipe import EnlargerRecipe, Objective, Recipe
+from reverie.systems.system import Sampling
+from reverie.train.loop import Training
+
+ENLARGER = EnlargerRecipe(
+    name="avatars-enlarger",
+    about="the last stage of avatars: 32 px into 64 px",
+    source="avatars",
+    net=UpsamplerConfig(channels=32, blocks=4, factor=2),
+    training=Training(steps=1500, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
+)
+
+AVATARS = Recipe(
+    name="avatars",
+    about="text to drawn faces in four styles: 32 px by diffusion, 64 px by avatars-enlarger",
+    source="avatars",
+    shrink=2,
+    net=UNetConfig(
+        patch=2,
+        channels=48,
+        mult=(1, 2, 3),
+        blocks=1,
+        attention=(1, 2),
+        head_width=24,
+        context_dim=128,
+        vector_dim=128,
+        groups=8,
+    ),
+    words=TextConfig(width=128, depth=2, heads=4, length=32),
+    objective=Objective(rule="edm(sigma_data=0.6)", sigma_data=0.6, times="log_normal(mean=-0.6, deviation=1.4)"),
+    sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64)),
+    training=Training(minutes=75, batch=32, rate=1.5e-3, warmup=150, decay=0.4, holdout=256, validate_minutes=6),
+    samples=(
+        "a smiling woman with long red hair and round glasses, micah style",
+        "a bald man with a beard, avataaars style",
+        "green mohawk with a beard and sunglasses, open-peeps style",
+        "a sad person with short black hair, pixel-art style",
+        "an angry man with a mustache and brown hair, blue hoodie, avataaars style",
+        "a surprised girl with a purple bob, yellow shirt, pixel-art style",
+        "laughing person with pink curly hair, open-peeps style",
+        "a woman with dark skin and a blonde bun, micah style",
+        "a man with a red beanie and square glasses, avataaars style",
+        "a woman wearing a green hijab, avataaars style",
+        "blue long hair, sunglasses, black t-shirt, pixel-art style",
+        "gray hair, beard, orange sweater, micah style",
+        "a person with an afro and sunglasses, open-peeps style",
+        "a smiling man with brown skin and a purple turban, micah style",
+        "a person with dreads, pink jacket, avataaars style",
+        "a laughing man with a hat, pixel-art style",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Your own pictures: a folder with captions, classes, or nothing but images."""

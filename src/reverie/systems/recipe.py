@@ -1,0 +1,229 @@
+"""Recipes: typed presets of a whole training, every field of which can be overridden on the command line.
+
+A recipe says what it trains on, what the net is and what it learns; `job` turns it into something the loop can train, `system` into
+something that can be sampled. Processes and laws are named constructors written as calls: `flow(shift=3)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from reverie.card import card_of, parse, rebuild
+from reverie.codec import Pixels, Shrunk
+from reverie.data.pictures import Pictures
+from reverie.denoiser import CLOCKS, Denoiser
+from reverie.encode import Classes, Words
+from reverie.encode.words import FIRST, split
+from reverie.errors import UserError, nearest
+from reverie.nets.dit import DiTConfig
+from reverie.nets.mlp import MLPConfig
+from reverie.nets.text import TextConfig
+from reverie.nets.unet import UNetConfig
+from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.process.rules import RULES
+from reverie.process.schedules import SCHEDULES
+from reverie.systems.system import Sampling, System
+from reverie.systems.weights import NOISES, build_net, load
+from reverie.train.jobs import Diffusion, Enlarging, to_signal
+from reverie.train.loop import Job, Training
+from reverie.train.objective import TIMES, WEIGHTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The process, and what the net learns of it."""
+
+    path: str = "edm()"
+    rule: str = "edm(sigma_data=1)"
+    clock: str = "log_snr()"
+    sigma_data: float = 1.0
+    """Standard deviation of the data; scales the net's input."""
+    weight: str = "flat()"
+    times: str = "log_normal(mean=0, deviation=1.3)"
+    drop: float = 0.1
+    """Share of prompts replaced by the empty one, for classifier-free guidance."""
+
+    def denoiser(self, net: Any, bf16: bool) -> Denoiser:
+        """The net with its process."""
+        path = rebuild(parse(self.path), (*SCHEDULES, *NOISES), "path")
+        rule, clock = rebuild(parse(self.rule), RULES, "rule"), rebuild(parse(self.clock), CLOCKS, "clock")
+        autocast = torch.bfloat16 if bf16 else None
+        return Denoiser(net, path, rule, clock, sigma_data=self.sigma_data, autocast=autocast)
+
+    def laws(self) -> dict[str, Any]:
+        """Keyword arguments of a training job."""
+        times, weight = rebuild(parse(self.times), TIMES, "times"), rebuild(parse(self.weight), WEIGHTS, "weight")
+        return {"times": times, "weight": weight, "drop": self.drop}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A denoiser trained on pictures, or on smaller ones that an enlarger brings back to size."""
+
+    name: str
+    about: str = ""
+    source: str
+    """Kind of data: avatars, fashion-mnist, folder."""
+    data: str = ""
+    """Where it is: a folder or file; '' = the packaged or installed set."""
+    size: int = 64
+    """Pictures are square, of this many pixels."""
+    shrink: int = 1
+    """The denoiser works on pictures smaller by this factor; 1 = on the pixels themselves."""
+    codec: str = ""
+    """File of a trained enlarger; '' = plain repetition of pixels."""
+    net: UNetConfig | DiTConfig | MLPConfig
+    words: TextConfig = field(default_factory=TextConfig)
+    objective: Objective = field(default_factory=Objective)
+    sampling: Sampling = field(default_factory=Sampling)
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+    samples: tuple[str, ...] = ()
+    """Prompts of the previews."""
+
+    def pictures(self) -> Pictures:
+        """The data."""
+        return open_pictures(self.source, self.data, self.size)
+
+    def prompts(self, system: System) -> Sequence[Any]:
+        """Sixteen prompts for previews."""
+        if isinstance(system.encoder, Classes):
+            return [i % len(system.encoder.classes) for i in range(16)]
+        return self.samples or [""] * 16
+
+    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
+        """A fresh system for these pictures, and its training job."""
+        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        torch.manual_seed(self.training.seed)
+        encoder = self._encoder(pictures)
+        codec = self._codec(pictures.images.shape[1])
+        denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
+        job = Diffusion(
+            denoiser,
+            encode(codec, train.images),
+            encode(codec, held.images),
+            encoder=encoder,
+            prompt=_prompt(train),
+            held_prompt=_prompt(held),
+            **self.objective.laws(),
+        )
+        channels_last(denoiser)
+        return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=self.sampling, about=self.card(pictures)), job
+
+    def card(self, pictures: Pictures) -> dict[str, Any]:
+        """What the model file says of its making."""
+        styles = sorted({a["style"] for a in pictures.attributes if "style" in a}) if pictures.attributes else []
+        data = {"name": pictures.name, "count": len(pictures), "licence": pictures.licence, "credit": pictures.credit}
+        return {"name": self.name, "styles": styles, "data": data, "recipe": recipe_card(self)}
+
+    def _codec(self, channels: int) -> Any:
+        if self.shrink == 1:
+            return Pixels(channels)
+        if self.codec:
+            return load(self.codec).codec
+        return Shrunk(Upsampler(UpsamplerConfig(factor=self.shrink, blocks=0)), self.shrink, channels)
+
+    def _encoder(self, pictures: Pictures) -> Any:
+        if pictures.caption is not None:
+            words = vocabulary(pictures)
+            return Words(words, replace(self.words, vocabulary=FIRST + len(words)))
+        if pictures.labels is not None:
+            width = getattr(self.net, "vector_dim", None) or 128
+            return Classes(pictures.classes, width)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnlargerRecipe:
+    """The last stage of a cascade, trained alone: small pictures into large ones."""
+
+    name: str
+    about: str = ""
+    source: str
+    data: str = ""
+    size: int = 64
+    net: UpsamplerConfig
+    noise: float = 0.1
+    """Largest deviation of the noise on the small picture."""
+    edges: float = 1.0
+    """Weight of the error of the gradients."""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+
+    def pictures(self) -> Pictures:
+        """The data."""
+        return open_pictures(self.source, self.data, self.size)
+
+    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
+        """A fresh enlarger for these pictures, and its training job."""
+        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        torch.manual_seed(self.training.seed)
+        autocast = torch.bfloat16 if self.training.bf16 else None
+        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=autocast)
+        channels_last(codec)
+        job = Enlarging(codec, train.images, held.images, noise=self.noise, edges=self.edges)
+        about = {"name": self.name, "recipe": recipe_card(self)}
+        return System(denoiser=None, codec=codec, about=about), job  # type: ignore[arg-type]
+
+
+def open_pictures(source: str, data: str, size: int) -> Pictures:
+    """The pictures of a kind of data, square, of `size` pixels."""
+    openers = {"avatars": _avatars, "fashion-mnist": _fashion, "folder": _folder}
+    if source not in openers:
+        raise UserError(f"no data set is called '{source}'.{nearest(source, openers)}")
+    return openers[source](data, size)
+
+
+def _avatars(data: str, size: int) -> Pictures:
+    from reverie.data.avatars import avatars
+
+    return avatars(data or None)
+
+
+def _fashion(data: str, size: int) -> Pictures:
+    from reverie.data.fashion import fashion_mnist
+
+    return fashion_mnist(data or None).pad(size)
+
+
+def _folder(data: str, size: int) -> Pictures:
+    from reverie.data.folder import folder
+
+    return folder(data, size)
+
+
+def recipe_card(recipe: Any) -> dict[str, Any]:
+    """The recipe as plain values."""
+    return {"name": type(recipe).__name__, **{k: card_of(v) for k, v in asdict(recipe).items() if k != "about"}}
+
+
+def channels_last(module: torch.nn.Module) -> None:
+    """Convolutions on CPU run faster with the channels innermost."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def encode(codec: Any, images: np.ndarray, batch: int = 64) -> Tensor:
+    """Pictures uint8 (N, C, H, W) as points of the diffusion's space."""
+    return torch.cat([codec.encode(to_signal(images[i : i + batch])) for i in range(0, len(images), batch)])
+
+
+def vocabulary(pictures: Pictures, draws: int = 4) -> list[str]:
+    """Every word of the captions, with those that are drawn anew each time drawn a few times."""
+    if pictures.caption is None:
+        return []
+    rng = np.random.default_rng(0)
+    return sorted({w for i in range(len(pictures)) for _ in range(draws) for w in split(pictures.caption(i, rng))})
+
+
+def _prompt(pictures: Pictures) -> Any:
+    if pictures.caption is not None:
+        return pictures.caption
+    if pictures.labels is not None:
+        labels = pictures.labels
+        return lambda i, rng: int(labels[i])
+    return None
+

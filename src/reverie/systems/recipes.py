@@ -1,0 +1,12 @@
+"""The recipes there are."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from reverie.systems.avatars.recipe import AVATARS, ENLARGER
+from reverie.systems.fashion.recipe import FASHION
+from reverie.systems.folder.recipe import FOLDER
+from reverie.systems.toy.recipe import TOY
+
+RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in (TOY, FASHION, AVATARS, ENLARGER, FOLDER)})

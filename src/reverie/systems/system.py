@@ -1,0 +1,53 @@
+"""A system: what says the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from reverie.codec import Codec
+from reverie.denoiser import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a system is sampled unless the caller says otherwise. Guidance 1 is plain conditional."""
+
+    solver: str = "dpmpp-2m"
+    steps: int = 20
+    guidance: float = 1.0
+    grid: str = "karras()"
+    size: tuple[int, int] = (64, 64)
+    """Height and width of a picture."""
+    clip: float = 0.0
+    """Clean estimates are kept within +-clip; 0 = as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """An assembled generator. encoder: prompts -> Cond, or None. about: name, licence, data, recipe, measured quality."""
+
+    denoiser: Denoiser
+    codec: Codec
+    encoder: Any = None
+    defaults: Sampling = field(default_factory=Sampling)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.about.get("name", "unnamed"))
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Styles that may be asked for by name."""
+        return tuple(self.about.get("styles", ()))
+
+    def generate(self, prompt: Any = "", **settings: Any) -> Any:
+        """Pictures of a prompt, or of several: see `reverie.tasks.generate`."""
+        from reverie.tasks.generate import generate
+
+        return generate(self, prompt, **settings)
+
+    def steps(self, prompt: Any = "", **settings: Any) -> Any:
+        """The same as a generator of every step: see `reverie.tasks.steps`."""
+        from reverie.tasks.generate import steps
+
+        return steps(self, prompt, **settings)

@@ -1,0 +1,5 @@
+"""Tasks: what a person asks for, on any system."""
+
+from reverie.tasks.generate import Picture as Picture
+from reverie.tasks.generate import generate as generate
+from reverie.tasks.generate import steps as steps

@@ -1,0 +1,173 @@
+"""Pictures from prompts, on any system: encode, guide, trace, decode.
+
+Image k of a call has seed `seed + k`; its noise, and on the CPU with `strict` its every bit, do not depend on the batch.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reverie.card import parse, rebuild
+from reverie.denoiser import Model, OneByOne
+from reverie.errors import UserError, nearest
+from reverie.guide import cfg
+from reverie.process.grids import GRIDS
+from reverie.rng import Rng
+from reverie.solve import Solver, Step, named, trace
+from reverie.systems.system import System
+from reverie.train.jobs import to_pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides a picture; None means the system's own default."""
+
+    prompt: tuple[Any, ...] = ("",)
+    negative: Any = ""
+    style: str = ""
+    seed: int = 0
+    count: int = 1
+    steps: int | None = None
+    guidance: float | None = None
+    solver: str | None = None
+    grid: str | None = None
+    batch: int = 16
+    strict: bool = False
+
+    def filled(self, system: System) -> "Settings":
+        """With the system's defaults in place of None, and everything checked."""
+        d = system.defaults
+        made = replace(
+            self,
+            steps=d.steps if self.steps is None else self.steps,
+            guidance=d.guidance if self.guidance is None else self.guidance,
+            solver=self.solver or d.solver,
+            grid=self.grid or d.grid,
+        )
+        for name in ("steps", "count", "batch"):
+            if getattr(made, name) < 1:
+                raise UserError(f"{name} is {getattr(made, name)}; it must be at least 1")
+        if made.seed < 0:
+            raise UserError(f"seed is {made.seed}; seeds are 0 or larger")
+        if self.style and self.style not in system.styles:
+            raise UserError(f"{system.name} has no style '{self.style}'.{nearest(self.style, system.styles)}")
+        return made
+
+    def texts(self) -> list[Any]:
+        """One prompt per picture: `count` pictures of each, with the style said in words."""
+        said = [f"{p}, {self.style} style" if self.style else p for p in self.prompt]
+        return [p for p in said for _ in range(self.count)]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One step of one batch: which pictures, the sampler's step, and a way to look at its clean estimate."""
+
+    first: int
+    total: int
+    step: Step
+    system: System = field(repr=False)
+
+    def pictures(self) -> list[Image.Image]:
+        """The predicted clean pictures at this step."""
+        return to_images(self.system.codec.decode(self.step.x0.float()))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture and what made it. seconds: its share of its batch's time; nfe: evaluations of the net, per picture."""
+
+    image: Image.Image
+    prompt: Any
+    seed: int
+    nfe: int
+    seconds: float
+    settings: Settings
+
+
+def to_images(x: Tensor) -> list[Image.Image]:
+    """Float (B, C, H, W) in [-1, 1] -> PIL images, RGB or gray."""
+    arrays = to_pictures(x)
+    return [Image.fromarray(a[0] if a.shape[0] == 1 else np.ascontiguousarray(a.transpose(1, 2, 0))) for a in arrays]
+
+
+def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Model, Any]:
+    """The denoiser with everything the settings ask for, and its condition."""
+    model: Any = OneByOne(system.denoiser) if settings.strict else system.denoiser
+    if system.encoder is None:
+        if any(t != "" for t in texts):
+            raise UserError(f"{system.name} is unconditional: it takes no prompt")
+        return model, None
+    cond = system.encoder.prompts(texts)
+    if settings.guidance != 1:
+        model = cfg(model, float(settings.guidance or 1), system.encoder.prompts([settings.negative] * len(texts)))
+    return model, cond
+
+
+def _plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
+    make = rebuild(parse(settings.grid or ""), GRIDS, "grid")
+    return named(settings.solver or ""), make(system.denoiser.path, settings.steps or 0)
+
+
+def _run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
+    """Every step of every batch, and after each batch its pictures."""
+    solver, grid = _plan(system, settings)
+    texts = settings.texts()
+    for first in range(0, len(texts), settings.batch):
+        begin = time.perf_counter()
+        said = texts[first : first + settings.batch]
+        rng = Rng.of(settings.seed + first, len(said))
+        with torch.no_grad():
+            model, cond = guided(system, settings, said)
+            x = system.denoiser.path.prior((len(said), *system.codec.shape(*system.defaults.size)), rng=rng)
+        step = None
+        for step in trace(model, x, grid, solver, cond=cond, rng=rng):
+            yield Preview(first, len(texts), step, system)
+        assert step is not None
+        yield _finish(system, settings, said, first, step, begin)
+
+
+@torch.no_grad()
+def _finish(system: System, settings: Settings, said: list[Any], first: int, last: Step, begin: float) -> list[Picture]:
+    rows = [slice(k, k + 1) for k in range(len(said))] if settings.strict else [slice(None)]
+    images = [image for k in rows for image in to_images(system.codec.decode(last.x[k]))]
+    if not bool(last.x.isfinite().all()):
+        raise UserError("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
+    seconds = (time.perf_counter() - begin) / len(said)
+    seeds = range(settings.seed + first, settings.seed + first + len(said))
+    per = [(i, p, s) for i, p, s in zip(images, said, seeds, strict=True)]
+    return [Picture(i, p, s, last.nfe, seconds, replace(settings, prompt=(p,), style="", seed=s, count=1)) for i, p, s in per]
+
+
+def settle(system: System, prompt: Any, settings: Any) -> Settings:
+    """Settings from a prompt (or several) and keywords; an unknown keyword is an error that names the nearest."""
+    known = Settings.__dataclass_fields__
+    for name in settings:
+        if name not in known or name == "prompt":
+            raise UserError(f"generate has no setting '{name}'.{nearest(name, [k for k in known if k != 'prompt'])}")
+    prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
+    return Settings(prompt=prompts, **settings).filled(system)
+
+
+def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
+    """Steps and finished pictures as they come."""
+    return _run(system, settings)
+
+
+def steps(system: System, prompt: Any = "", **settings: Any) -> Iterator[Preview]:
+    """Every step, as it is taken: `for step in system.steps("a smiling woman"): step.pictures()`."""
+    for event in _run(system, settle(system, prompt, settings)):
+        if isinstance(event, Preview):
+            yield event
+
+
+def generate(system: System, prompt: Any = "", **settings: Any) -> list[Image.Image]:
+    """PIL images of a prompt, or of each of several (count pictures each): see `Settings` for the keywords."""
+    events = _run(system, settle(system, prompt, settings))
+    return [picture.image for event in events if isinstance(event, list) for picture in event]

@@ -1,0 +1,120 @@
+"""What can be trained: a denoiser with its encoder, and the enlarger of a cascade."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.codec import Shrunk
+from reverie.denoiser import Cond, Denoiser
+from reverie.process.path import time
+from reverie.rng import Rng, digest
+from reverie.train.loop import Key
+from reverie.train.objective import TimeLaw, Weight, denoising, draw_times
+
+Prompt = Callable[[int, np.random.Generator], Any]
+
+
+class Diffusion:
+    """Trains a denoiser (and the encoder that conditions it) on points x0 (N, ...) of the diffusion's space.
+
+    prompt(i, rng) is what example i is called; it is dropped with probability `drop`, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        data: Tensor,
+        held: Tensor,
+        *,
+        times: TimeLaw,
+        weight: Weight,
+        encoder: Any = None,
+        prompt: Prompt | None = None,
+        held_prompt: Prompt | None = None,
+        drop: float = 0.1,
+    ) -> None:
+        self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
+        self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
+        self.times, self.weight, self.prompt, self.held_prompt, self.drop = times, weight, prompt, held_prompt, drop
+        self.size = len(data)
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        x0 = self.data[torch.from_numpy(index)]
+        if x0.ndim == 4:  # convolutions on CPU run faster with the channels innermost
+            x0 = x0.contiguous(memory_format=torch.channels_last)
+        t = draw_times(self.times, self.denoiser.path, len(index), key.torch("time"))
+        n = self._noise(x0, key.step)
+        captions = key.numpy("caption")
+        dropped = captions.random(len(index)) < self.drop
+        said = None if self.prompt is None else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
+        return denoising(self.denoiser, x0, t, n, self._cond(said), weight=self.weight)
+
+    def _noise(self, x0: Tensor, step: int) -> Tensor:
+        rng = Rng((step,), ("train",), dtype=x0.dtype, device=x0.device, whole=True)
+        return self.denoiser.path.noise(x0.shape, rng)
+
+    def _cond(self, said: Sequence[Any] | None) -> Cond | None:
+        return None if said is None or self.encoder is None else self.encoder.prompts(said)
+
+    @torch.no_grad()
+    def validate(self, batch: int = 64) -> float:
+        """The mean loss of the held-out data at fixed noise, times and captions."""
+        total, held = 0.0, self.held
+        u = (torch.arange(len(held), dtype=torch.float64) * 0.6180339887 + 0.5) % 1  # evenly spread, not in the data's order
+        t = time(self.times(self.denoiser.path, u))
+        for first in range(0, len(held), batch):
+            rows = range(first, min(first + batch, len(held)))
+            rng = Rng(tuple(digest("validation", k) for k in rows), dtype=held.dtype, device=held.device)
+            n = self.denoiser.path.noise(held[rows.start : rows.stop].shape, rng)
+            prompt = self.held_prompt
+            said = None if prompt is None else [prompt(k, np.random.default_rng(digest("validation", k))) for k in rows]
+            x0 = held[rows.start : rows.stop]
+            total += float(denoising(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said), weight=self.weight).sum())
+        return total / len(held)
+
+
+class Enlarging:
+    """Trains the decoder of `Shrunk` on pictures uint8 (N, C, H, W): |x - x'| and its gradients.
+
+    The small picture gets noise of deviation up to `noise`, as diffusion leaves some (conditioning augmentation, arXiv 2106.15282).
+    """
+
+    def __init__(self, codec: Shrunk, pictures: np.ndarray, held: np.ndarray, *, noise: float = 0.1, edges: float = 1.0) -> None:
+        self.module, self.pictures, self.held, self.noise, self.edges = codec, pictures, held, noise, edges
+        self.size = len(pictures)
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        return self.distance(to_signal(self.pictures[index]), key.torch("noise"))
+
+    def distance(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Per sample (B,)."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        z = self.module.encode(x)
+        deviation = self.noise * torch.rand(len(x), 1, 1, 1, generator=generator)
+        gap = self.module.decode(z + deviation * torch.randn(z.shape, generator=generator)) - x
+        across = (gap[..., 1:] - gap[..., :-1]).abs().flatten(1).mean(1)
+        down = (gap[..., 1:, :] - gap[..., :-1, :]).abs().flatten(1).mean(1)
+        return gap.abs().flatten(1).mean(1) + self.edges * (across + down) / 2
+
+    @torch.no_grad()
+    def validate(self, batch: int = 64) -> float:
+        """Mean distance of the held-out pictures to their enlargements, with fixed noise."""
+        total = 0.0
+        for first in range(0, len(self.held), batch):
+            generator = Key(0, first).torch("validation")
+            total += float(self.distance(to_signal(self.held[first : first + batch]), generator).sum())
+        return total / len(self.held)
+
+
+def to_signal(pictures: np.ndarray) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).float() / 127.5 - 1
+
+
+def to_pictures(x: Tensor) -> np.ndarray:
+    """Float (B, C, H, W) in [-1, 1] -> uint8."""
+    out: np.ndarray = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    return out

@@ -1,0 +1,236 @@
+"""The training loop: a generator, like the sampling loop.
+
+Nothing random is carried from step to step: the data order, noise, times and dropout of step k are functions of (seed, k), so a
+run that was stopped anywhere goes on bit for bit from its last checkpoint (weights, averages, optimiser, step).
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.errors import UserError
+from reverie.files import load_tensors, save_tensors
+from reverie.rng import digest
+from reverie.train.ema import PowerEma
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long and how hard to train."""
+
+    steps: int = 0
+    """Optimiser steps; 0 = as many as fit into `minutes`."""
+    minutes: float = 10.0
+    """Length of the run where `steps` is 0: the number of steps is fixed once the speed is known."""
+    batch: int = 32
+    rate: float = 2e-3
+    """Learning rate of AdamW after the warm-up."""
+    warmup: int = 100
+    decay: float = 0.4
+    """Last part of the run over which the rate falls linearly to 0."""
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    widths: tuple[float, ...] = (0.05, 0.10)
+    """Relative lengths of the weight averages (arXiv 2312.02696)."""
+    snapshots: int = 8
+    """Stored moments of the averages, from which any other length can be made afterwards."""
+    bf16: bool = True
+    compile: bool = False
+    seed: int = 0
+    holdout: int = 256
+    """Pictures kept for the validation loss."""
+    save_minutes: float = 2.0
+    validate_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "rate", "minutes", "clip", "holdout"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"training: {name} is {getattr(self, name)}; it must be positive")
+        if self.steps < 0:
+            raise UserError(f"training: steps is {self.steps}; give a positive number, or 0 to go by minutes")
+
+
+@dataclass(frozen=True)
+class Key:
+    """The randomness of one step."""
+
+    seed: int
+    step: int
+
+    def torch(self, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(digest(self.seed, purpose, self.step) % 2**63)
+
+    def numpy(self, purpose: str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=digest(self.seed, purpose, self.step)))
+
+
+class Job(Protocol):
+    """What is trained: a module, a loss per sample, and a validation loss with fixed noise and times."""
+
+    module: nn.Module
+    size: int
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor: ...
+
+    def validate(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a run after a step."""
+
+    step: int
+    steps: int  # 0 while the speed is not known yet
+    loss: float
+    seconds: float  # of training, all sessions together
+    validation: float | None = None
+    saved: bool = False
+
+
+def order(size: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Indices of step's batch in an endless sequence of fresh permutations."""
+    first = step * batch
+    where = np.arange(first, first + batch)
+    epochs = {int(e): np.random.Generator(np.random.Philox(key=digest(seed, "order", int(e)))) for e in np.unique(where // size)}
+    shuffled = {e: g.permutation(size) for e, g in epochs.items()}
+    return np.array([shuffled[int(w) // size][int(w) % size] for w in where])
+
+
+class Run:
+    """A job with its optimiser and averages, on disk under `folder`."""
+
+    def __init__(self, job: Job, training: Training, folder: Path) -> None:
+        self.job, self.training, self.folder = job, training, folder
+        self.parameters = [p for p in job.module.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=training.rate, betas=(0.9, training.beta2), weight_decay=training.weight_decay, fused=True
+        )
+        self.ema = PowerEma(job.module, training.widths)
+        self.step, self.steps, self.seconds = 0, training.steps, 0.0
+        self.complaint = ""  # why the last save failed, if it did
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def rate(self) -> float:
+        """Warm-up, flat, then linear to 0."""
+        left = 1.0
+        if self.steps and self.training.decay:
+            left = min(1.0, (self.steps - self.step) / (self.training.decay * self.steps))
+        return self.training.rate * min(1.0, (self.step + 1) / max(1, self.training.warmup)) * left
+
+    def advance(self) -> float:
+        """One optimiser step; the mean loss."""
+        key = Key(self.training.seed, self.step)
+        torch.manual_seed(digest(self.training.seed, "dropout", self.step) % 2**63)
+        loss = self.job.loss(order(self.job.size, self.training.batch, self.step, self.training.seed), key).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        if bool(norm.isfinite()):
+            self.optimiser.step()
+        self.step += 1
+        self.ema.update(self.job.module, self.step)
+        return float(loss.detach())
+
+    def save(self) -> bool:
+        """Writes the checkpoint; where the disk is full the run goes on and the older one stays."""
+        tensors = {f"model.{k}": v for k, v in self.job.module.state_dict().items()} | self.ema.state()
+        for i, p in enumerate(self.parameters):
+            tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state.get(p, {}).items()}
+        about = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "seed": self.training.seed}
+        try:
+            save_tensors(self.checkpoint, tensors, {"reverie.run": about})
+            self.complaint = ""
+        except UserError as error:
+            self.complaint = str(error)
+        return not self.complaint
+
+    def resume(self) -> None:
+        """Takes up the checkpoint in the folder; a foreign or torn one is a UserError."""
+        tensors, about = load_tensors(self.checkpoint)
+        run = about.get("reverie.run")
+        parts = ("model.", "ema.", "optimiser.")
+        if run is None or not all(k.startswith(parts) for k in tensors):
+            raise UserError(f"{self.checkpoint} is not a checkpoint of a run: name the run's own folder with --out")
+        try:
+            self.job.module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+            self.ema.load(tensors)
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.checkpoint} belongs to another model ({reason}): give the recipe it was made with") from None
+        for i, p in enumerate(self.parameters):
+            head = f"optimiser.{i}."
+            state = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
+            if state:
+                self.optimiser.state[p] = state
+        self.step, self.steps, self.seconds = run["step"], run["steps"], run["seconds"]
+        if run["seed"] != self.training.seed:
+            raise UserError(f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}")
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the module holds its shortest average in place of its weights."""
+        module = self.job.module
+        own = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        training = module.training
+        module.load_state_dict(self.ema.averages[0])
+        module.eval()
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
+            module.train(training)
+
+    def plan(self) -> None:
+        """Fixes the number of steps once a twentieth of the time has shown the speed."""
+        if not self.steps and self.seconds > min(60.0, self.training.minutes * 3):
+            self.steps = max(self.step + 1, int(self.step * self.training.minutes * 60 / self.seconds))
+
+    def snapshot(self) -> None:
+        """Stores the averages at evenly spaced moments, in half precision."""
+        every = max(1, self.steps // max(1, self.training.snapshots)) if self.steps else 0
+        if every and self.training.snapshots and self.step % every == 0:
+            tensors = {k: v.half() if v.is_floating_point() else v for k, v in self.ema.state().items()}
+            try:
+                save_tensors(self.folder / f"snapshot-{self.step:07d}.safetensors", tensors, {"step": self.step})
+            except UserError as error:
+                self.complaint = str(error)
+
+
+def fit(run: Run) -> Iterator[Progress]:
+    """Trains to the end, yielding after every step; saves at intervals, at the end, and when it is closed or interrupted."""
+    training, module = run.training, run.job.module
+    saved_at = validated_at = run.seconds
+    module.train()
+    try:
+        while not run.steps or run.step < run.steps:
+            begin = time.perf_counter()
+            loss = run.advance()
+            run.seconds += time.perf_counter() - begin
+            run.plan()
+            run.snapshot()
+            last = run.step == run.steps
+            now = Progress(run.step, run.steps, loss, run.seconds)
+            if last or run.seconds - saved_at >= 60 * training.save_minutes:
+                now, saved_at = replace(now, saved=run.save()), run.seconds
+            if last or run.seconds - validated_at >= 60 * training.validate_minutes:
+                with run.averaged():
+                    now, validated_at = replace(now, validation=run.job.validate()), run.seconds
+            yield now
+    finally:
+        if run.step != run.steps:
+            run.save()
+        module.eval()
