@@ -21,6 +21,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         with part.open("rb+") as handle:
             os.fsync(handle.fileno())
+        part.chmod(0o666 & ~_umask())
         part.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -62,3 +63,9 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

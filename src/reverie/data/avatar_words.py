@@ -226,7 +226,8 @@ def _simple(pen: _Pen, name: str, rate: float, adj: float) -> tuple[list[str], l
     said = PHRASES[name, pen.a[name]]
     if said.adj and pen.chance(adj):
         return [pen.pick(said.adj)], []
-    return [], [pen.pick(said.noun)]
+    hidden = "wide eyes" if pen.a["glasses"] == "sunglasses" else None
+    return [], [pen.pick([n for n in said.noun if n != hidden])]
 
 
 def _glasses(pen: _Pen) -> list[str]:
@@ -247,6 +248,7 @@ def _clothes(pen: _Pen) -> list[str]:
 def _who(pen: _Pen) -> tuple[str, str]:
     """(noun, pronoun). Nobody in the pictures has a sex; the words follow beards and hair as people would use them."""
     hair, shaven = pen.a["hair"], pen.a["facial_hair"] == "none"
+    options: tuple[str, ...]
     if not shaven:
         options, p = MAN, 0.75
     elif hair in ("long", "bob", "bun", "hijab"):
@@ -339,8 +341,7 @@ _SHAPES: tuple[tuple[float, Callable[[_Pen, _Told], str]], ...] = ((0.62, _sente
 def caption(attributes: Attributes, rng: np.random.Generator) -> str:
     """One lower-case caption of an avatar: a random true part of `attributes`, in random words and order.
 
-    Each attribute is told with a chance of about 0.75 (the style 0.6; "no glasses" and "clean-shaven" 0.1). One caption in
-    five tells everything, one in seven only a few things.
+    An attribute is told with a chance of about 0.75 (style 0.6, "no glasses" 0.1); one caption in five tells everything.
     """
     pen = _Pen(attributes, rng)
     told = _gather(pen)

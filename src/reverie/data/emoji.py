@@ -101,9 +101,9 @@ def _drawings(modules: Path, style: str, glyphs: Mapping[str, _Glyph], size: int
             yield glyph, render([svg], size)[0]
         return
     for path in sorted((modules / "@lobehub/fluent-emoji-3d/assets").glob("*.webp")):
-        if (glyph := glyphs.get(_code(path.stem))) is not None:
+        if (code := _code(path.stem)) in glyphs:
             with Image.open(path) as image:
-                yield glyph, on_white(image, size)
+                yield glyphs[code], on_white(image, size)
 
 
 def _check(styles: Sequence[str], size: int) -> None:

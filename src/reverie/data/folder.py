@@ -65,8 +65,8 @@ def open_picture(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> n
             with Image.open(path) as image:
                 if image.width * image.height > max_pixels:
                     raise UserError(f"{path}: {image.width}x{image.height} is over the limit of {max_pixels} pixels, skipped")
-                image = ImageOps.exif_transpose(image)
-                square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.LANCZOS)
+                upright = ImageOps.exif_transpose(image)
+                square = ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.LANCZOS)
     except UserError:
         raise
     except Image.DecompressionBombError:

@@ -63,7 +63,7 @@ def write(path: str | Path, packed: Packed, webp: Iterable[bytes] | None = None)
     from safetensors.numpy import save_file
 
     blobs = [encode(image) for image in packed.images] if webp is None else list(webp)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "pictures": np.frombuffer(b"".join(blobs), np.uint8),
         "offsets": np.cumsum([0, *map(len, blobs)], dtype=np.int64),
     }
@@ -89,10 +89,10 @@ def write(path: str | Path, packed: Packed, webp: Iterable[bytes] | None = None)
 
 def _decode(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     data = blob.tobytes()
-    first = Image.open(io.BytesIO(data[offsets[0] : offsets[1]]))
+    first = Image.open(io.BytesIO(data[offsets[0] : offsets[1]]), formats=["WEBP"])
     images = np.empty((len(offsets) - 1, 3, first.height, first.width), np.uint8)
     for k in range(len(images)):
-        with Image.open(io.BytesIO(data[offsets[k] : offsets[k + 1]])) as picture:
+        with Image.open(io.BytesIO(data[offsets[k] : offsets[k + 1]]), formats=["WEBP"]) as picture:
             images[k] = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
     return images
 

@@ -39,15 +39,3 @@ class System:
     def styles(self) -> tuple[str, ...]:
         """Styles that may be asked for by name."""
         return tuple(self.about.get("styles", ()))
-
-    def generate(self, prompt: Any = "", **settings: Any) -> Any:
-        """Pictures of a prompt, or of several: see `reverie.tasks.generate`."""
-        from reverie.tasks.generate import generate
-
-        return generate(self, prompt, **settings)
-
-    def steps(self, prompt: Any = "", **settings: Any) -> Any:
-        """The same as a generator of every step: see `reverie.tasks.steps`."""
-        from reverie.tasks.generate import steps
-
-        return steps(self, prompt, **settings)

@@ -1,6 +1,6 @@
-"""What can be trained: a denoiser with its encoder, and the enlarger of a cascade."""
+"""What can be trained: a denoiser with its encoder, the enlarger of a cascade, and a reader of pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,65 @@ class Enlarging:
         for first in range(0, len(self.held), batch):
             generator = Key(0, first).torch("validation")
             total += float(self.distance(to_signal(self.held[first : first + batch]), generator).sum())
+        return total / len(self.held)
+
+
+class Reading:
+    """Trains a classifier `x -> (features, {head: logits})` on pictures uint8 (N, C, H, W).
+
+    targets: {head: (N,) int64}, -1 where a picture does not have that attribute: it then says nothing to that head.
+    Pictures are moved by up to `shift` pixels, softened towards half their size with chance `soft`, and given noise of deviation
+    up to `noise`, so that the slight faults of generated pictures are not what is read.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        pictures: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        held: np.ndarray,
+        held_targets: Mapping[str, np.ndarray],
+        *,
+        shift: int = 2,
+        soft: float = 0.5,
+        noise: float = 0.1,
+        bf16: bool = True,
+    ) -> None:
+        self.module, self.pictures, self.targets, self.held, self.held_targets = module, pictures, targets, held, held_targets
+        self.shift, self.soft, self.noise, self.bf16, self.size = shift, soft, noise, bf16, len(pictures)
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        x = self.worn(to_signal(self.pictures[index]), key.torch("wear"))
+        return self.misread(x, {head: target[index] for head, target in self.targets.items()})
+
+    def worn(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x (B, C, H, W) moved, softened and with noise."""
+        b, _, height, width = x.shape
+        by = torch.randint(0, 2 * self.shift + 1, (2, b, 1), generator=generator)
+        wide = nn.functional.pad(x, (self.shift,) * 4, mode="replicate")
+        rows, columns = torch.arange(height) + by[0], torch.arange(width) + by[1]
+        x = wide[torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        blurred = nn.functional.interpolate(nn.functional.avg_pool2d(x, 2), (height, width), mode="bilinear")
+        much = torch.rand(3, b, 1, 1, 1, generator=generator)
+        x = x + (much[0] < self.soft) * much[1] * (blurred - x)
+        return x + self.noise * much[2] * torch.randn(x.shape, generator=generator)
+
+    def misread(self, x: Tensor, targets: Mapping[str, np.ndarray]) -> Tensor:
+        """Cross-entropy per sample (B,), summed over the heads."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.module(x)[1]
+        entropy = nn.functional.cross_entropy
+        each = [entropy(logits[h].float(), torch.from_numpy(t), ignore_index=-1, reduction="none") for h, t in targets.items()]
+        return torch.stack(each).sum(0)
+
+    @torch.no_grad()
+    def validate(self, batch: int = 100) -> float:
+        """Mean cross-entropy of the held-out pictures, as they are."""
+        total = 0.0
+        for i in range(0, len(self.held), batch):
+            some = {head: target[i : i + batch] for head, target in self.held_targets.items()}
+            total += float(self.misread(to_signal(self.held[i : i + batch]), some).sum())
         return total / len(self.held)
 
 

@@ -176,7 +176,8 @@ class Run:
             state = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
             if state:
                 self.optimiser.state[p] = state
-        self.step, self.steps, self.seconds = run["step"], run["steps"], run["seconds"]
+        self.step, self.seconds = run["step"], run["seconds"]
+        self.steps = self.training.steps or run["steps"]  # a run may be prolonged before its rate falls
         if run["seed"] != self.training.seed:
             raise UserError(f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}")
 

@@ -1,0 +1,44 @@
+# make demo: pictures from words.  make test: the tests.  Either may be the first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+
+.PHONY: demo test lint format data train-avatars bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/reverie generate \
+	  "a smiling woman with long red hair and round glasses, blue hoodie, avataaars style" \
+	  "a bald man with a beard, open peeps style" \
+	  "green mohawk with a beard and sunglasses, micah style" \
+	  "a sad girl with a purple bob, yellow shirt, pixel art style" \
+	  --count 2 --seed 7 --out out/demo
+
+$(VENV)/python: 
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/ready: $(VENV)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,metrics,data]'
+	touch $@
+
+test: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+format: $(VENV)/tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-avatars: $(VENV)/ready  ## what made the shipped model; hours on two cores
+	$(QUIET) $(BIN)/reverie train avatars-enlarger --out runs/avatars-enlarger --resume
+	$(QUIET) $(BIN)/reverie train avatars --codec runs/avatars-enlarger/model.safetensors --out runs/avatars --resume
+
+clean:
+	rm -rf $(VENV) build dist

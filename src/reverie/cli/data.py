@@ -1,0 +1,116 @@
+"""`reverie data NAME`: what a set is, its licence, and a contact sheet; `reverie data avatars --count N --out FILE` makes one."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from reverie.cli.parse import parse
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError, nearest
+from reverie.files import write_whole
+
+NAMES = ("avatars", "emoji", "fashion-mnist", "folder")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Shows a set of pictures, or makes one."""
+
+    name: Annotated[str, tyro.conf.Positional] = "avatars"
+    """avatars, emoji, fashion-mnist or folder."""
+    path: str = ""
+    """A file or folder to look at; '' = the packaged or installed set."""
+    count: int = 0
+    """avatars: how many to make; 0 = look at what is there. emoji: 0 = all."""
+    size: int = 64
+    style: tuple[str, ...] = ()
+    """Only these styles."""
+    seed: int = 0
+    out: str = ""
+    """File to write a made set to."""
+    sheet: str = ""
+    """Picture file of the contact sheet; '' = NAME-sheet.png."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Makes or opens a set, then says what it is."""
+    asked = parse(Data, arguments, "reverie data", Data())
+    if asked.name not in NAMES:
+        raise UserError(f"no data set is called '{asked.name}'.{nearest(asked.name, NAMES)}")
+    pictures = _make(asked) if asked.out else _open(asked)
+    _say(pictures)
+    sheet = Path(asked.sheet or f"{asked.name}-sheet.png")
+    write_whole(sheet, lambda part: pictures.sheet(64, asked.seed).save(part, "PNG"))
+    print(f"contact sheet: {sheet}")
+
+
+def _open(asked: Data) -> Pictures:
+    if asked.count:
+        raise UserError("--count makes new pictures: name the file to write them to with --out")
+    if asked.name == "avatars":
+        from reverie.data.avatars import avatars
+
+        return avatars(asked.path or None)
+    if asked.name == "fashion-mnist":
+        from reverie.data.fashion import fashion_mnist
+
+        return fashion_mnist(asked.path or None)
+    if not asked.path:
+        raise UserError(f"'{asked.name}' is not packaged: look at one with --path, or make the emoji set with --out FILE")
+    if asked.name == "emoji":
+        from reverie.data.emoji import emoji
+
+        return emoji(asked.path)
+    from reverie.data.folder import folder
+
+    return folder(asked.path, asked.size)
+
+
+def _make(asked: Data) -> Pictures:
+    bar = tqdm(unit="picture", file=sys.stderr, dynamic_ncols=True)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    makers: dict[str, Callable[[], Pictures]] = {"avatars": lambda: _avatars(asked, progress), "emoji": lambda: _emoji(asked, progress)}
+    if asked.name not in makers:
+        raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {', '.join(makers)}")
+    made = makers[asked.name]()
+    bar.close()
+    print(f"written: {asked.out}")
+    return made
+
+
+def _avatars(asked: Data, progress: Callable[[int, int], None]) -> Pictures:
+    from reverie.data.avatar_attributes import STYLES
+    from reverie.data.avatars import avatars, generate_file
+
+    generate_file(asked.out, asked.count or 1000, asked.size, asked.seed, asked.style or STYLES, progress)
+    return avatars(asked.out)
+
+
+def _emoji(asked: Data, progress: Callable[[int, int], None]) -> Pictures:
+    from reverie.data.emoji import PERMISSIVE, emoji, generate_emoji
+
+    generate_emoji(asked.out, asked.size, asked.style or PERMISSIVE, progress=progress)
+    return emoji(asked.out)
+
+
+def _say(pictures: Pictures) -> None:
+    *_, height, width = pictures.images.shape
+    print(f"{pictures.name}: {len(pictures)} pictures, {width}x{height}, {pictures.images.nbytes / 1e6:.0f} MB in memory")
+    print(f"licence: {pictures.licence}")
+    if pictures.credit:
+        print(f"credit: {pictures.credit}")
+    if pictures.classes:
+        print(f"classes: {', '.join(pictures.classes)}")
+    for problem in pictures.problems[:20]:
+        print(f"skipped: {problem}")
+    if len(pictures.problems) > 20:
+        print(f"... and {len(pictures.problems) - 20} more")

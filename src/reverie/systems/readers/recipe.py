@@ -1,0 +1,132 @@
+"""How the judges are trained: on real pictures alone, apart from every generator, with seeds of their own.
+
+    reverie train avatars-reader --out runs/avatars-reader
+    python -m reverie.systems.readers runs/avatars-reader avatars      (measures it, and writes the half-size file that is shipped)
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError, nearest
+from reverie.measure.reader import Reader
+from reverie.nets.classifier import Classifier, ClassifierConfig
+from reverie.systems.recipe import channels_last, recipe_card
+from reverie.systems.system import System
+from reverie.train.jobs import Reading
+from reverie.train.loop import Job, Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderRecipe:
+    """A classifier of several attributes."""
+
+    name: str
+    about: str = ""
+    source: str
+    """Kind of data: avatars, fashion-mnist."""
+    data: str = ""
+    """Where it is: a folder or file; '' = the packaged or installed set."""
+    size: int = 64
+    heads: tuple[str, ...]
+    """The attributes that are read."""
+    net: ClassifierConfig
+    shift: int = 2
+    """Pictures are moved by up to this many pixels."""
+    soft: float = 0.5
+    """Chance that a picture is softened."""
+    noise: float = 0.1
+    """Largest deviation of added noise, of a range of 2."""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+
+    def pictures(self) -> Pictures:
+        """The data."""
+        if self.source not in SOURCES:
+            raise UserError(f"no reader's data is called '{self.source}'.{nearest(self.source, SOURCES)}")
+        return SOURCES[self.source](self.data, self.size)
+
+    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
+        """A fresh reader for these pictures, in the codec's place of a system without a denoiser, and its training job."""
+        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        values = seen(pictures, self.heads)
+        torch.manual_seed(self.training.seed)
+        net = Classifier(replace(self.net, in_channels=pictures.images.shape[1], heads={h: len(v) for h, v in values.items()}))
+        reader = Reader(net, values, self.size)
+        channels_last(reader)
+        job = Reading(
+            reader,
+            train.images,
+            targets(train, values),
+            held.images,
+            targets(held, values),
+            shift=self.shift,
+            soft=self.soft,
+            noise=self.noise,
+            bf16=self.training.bf16,
+        )
+        data = {"name": pictures.name, "count": len(pictures), "licence": pictures.licence, "credit": pictures.credit}
+        about = {"name": self.name, "data": data, "recipe": recipe_card(self), "reader": reader.about}
+        return System(denoiser=None, codec=reader, about=about), job  # type: ignore[arg-type]
+
+
+def seen(pictures: Pictures, heads: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The values of each attribute that occur, in order of the alphabet."""
+    attributes = pictures.attributes or ()
+    found = {h: tuple(sorted({a[h] for a in attributes if h in a})) for h in heads}
+    for head, values in found.items():
+        if len(values) < 2:
+            raise UserError(f"{pictures.name} has nothing to tell apart under '{head}': choose other --heads")
+    return found
+
+
+def targets(pictures: Pictures, values: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """{head: (N,) int64}: which value each picture has, -1 where it has none."""
+    index = {head: {v: k for k, v in enumerate(names)} for head, names in values.items()}
+    attributes = pictures.attributes or ()
+    return {h: np.array([known.get(a.get(h, ""), -1) for a in attributes], np.int64) for h, known in index.items()}
+
+
+def _avatars(data: str, size: int) -> Pictures:
+    from reverie.data.avatars import avatars
+
+    return avatars(data or None)
+
+
+def _fashion(data: str, size: int) -> Pictures:
+    from reverie.data.fashion import fashion_mnist
+
+    return fashion_mnist("train", data or None).pad(size)
+
+
+SOURCES: dict[str, Any] = {"avatars": _avatars, "fashion-mnist": _fashion}
+
+AVATARS_READER = ReaderRecipe(
+    name="avatars-reader",
+    about="the judge of avatars: reads style, hair, skin, glasses, ...",
+    source="avatars",
+    heads=("style", "hair", "hair_color", "skin", "glasses", "facial_hair", "expression", "clothing_color"),
+    net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
+    training=Training(
+        steps=1400, batch=32, rate=3e-3, warmup=50, decay=0.7, weight_decay=0.02, holdout=1000, widths=(0.05,), snapshots=0, seed=101
+    ),
+)
+
+FASHION_READER = ReaderRecipe(
+    name="fashion-reader",
+    about="the judge of Fashion-MNIST: tells the ten classes apart",
+    source="fashion-mnist",
+    size=32,
+    heads=("class",),
+    net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
+    shift=1,
+    soft=0.2,
+    noise=0.05,
+    training=Training(
+        steps=1600, batch=64, rate=3e-3, warmup=50, decay=0.7, weight_decay=0.02, holdout=1000, widths=(0.05,), snapshots=0, seed=102
+    ),
+)

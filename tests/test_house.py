@@ -1,0 +1,72 @@
+"""The house itself: arrows point down, the door opens quickly, files stay small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reverie
+
+SOURCE = Path(reverie.__file__).parent
+FLOORS = (
+    ("errors", "rng", "card", "files"),
+    ("process", "nets", "data"),
+    ("denoiser", "codec", "oracle"),
+    ("encode", "guide", "solve"),
+    ("train", "measure"),
+    ("adapt", "distill", "lift"),
+    ("systems",),
+    ("tasks",),
+    ("cli", "studio"),
+)
+FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+FOUNDATION = {("denoiser", "oracle"), ("errors",), ("card", "files", "rng")}
+
+
+def imports(path):
+    """Rooms of reverie that a file imports, at whatever depth of the code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (n.split(".")[1] for n in names if n.startswith("reverie."))
+
+
+def room_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_only_go_down(path):
+    room = room_of(path)
+    assert room in FLOOR, f"{room} is not a room of the house"
+    for other in imports(path):
+        if other == room:
+            continue
+        lower = FLOOR[other] < FLOOR[room]
+        single = (SOURCE / f"{other}.py").exists()  # the single files of a floor may lean on each other
+        assert lower or (single and FLOOR[other] == FLOOR[room]), f"{room} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_and_help_do_not_import_torch():
+    assert run("import sys, reverie; print('torch' in sys.modules)").strip() == "False"
+    code = "import sys; from reverie.cli import main; main(['--help']); print('torch' in sys.modules)"
+    assert run(code).strip().endswith("False")
+
+
+def test_every_public_name_exists():
+    for name in reverie.__all__:
+        assert getattr(reverie, name) is not None
