@@ -26,7 +26,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("data", "encode", "guide", "measure", "nets", "oracle", "process", "solve", "systems", "tasks", "train")
 
-__all__ = sorted(_HOME)  # noqa: PLE0604
+__all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 

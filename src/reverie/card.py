@@ -53,7 +53,9 @@ def parse(text: str) -> Card:
     try:
         return _call(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError):
-        raise UserError(f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)") from None
+        raise UserError(
+            f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)"
+        ) from None
 
 
 def _call(node: ast.expr) -> Any:

@@ -1,7 +1,7 @@
 """The space the diffusion runs in: pixels themselves, or a learned latent.
 
-    encode: pictures (B, C, H, W) in [-1, 1] -> z;    decode: z -> pictures                                       (1)
-    z = (latent - shift) / scale, per channel, so that the data has mean 0 and deviation 1                        (2)
+encode: pictures (B, C, H, W) in [-1, 1] -> z;    decode: z -> pictures                                       (1)
+z = (latent - shift) / scale, per channel, so that the data has mean 0 and deviation 1                        (2)
 """
 
 from collections.abc import Sequence

@@ -37,8 +37,11 @@ class Cond:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
         """f applied to every tensor."""
-        values = {name: getattr(self, name) for name in (g.name for g in fields(self))}
-        return Cond(**{k: tuple(map(f, v)) if isinstance(v, tuple) else v if v is None else f(v) for k, v in values.items()})
+
+        def each(v: Any) -> Any:
+            return None if v is None else tuple(map(f, v)) if isinstance(v, tuple) else f(v)
+
+        return Cond(each(self.vector), each(self.tokens), each(self.mask), each(self.concat), each(self.residuals))
 
     def __getitem__(self, rows: slice | Tensor) -> "Cond":
         """Some rows of the batch."""

@@ -1,7 +1,8 @@
 """The command line: parse -> system -> task -> save. Nothing heavy is imported before a command needs it."""
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from reverie.errors import UserError, nearest
 
@@ -38,15 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _command(name: str):  # noqa: ANN202
-    if name == "generate":
-        from reverie.cli.generate import main as command
-    elif name == "train":
-        from reverie.cli.train import main as command
-    elif name == "evaluate":
-        from reverie.cli.evaluate import main as command
-    elif name == "data":
-        from reverie.cli.data import main as command
-    else:
+def _command(name: str) -> Callable[[Sequence[str]], None]:
+    if name not in COMMANDS:
         raise UserError(f"there is no command '{name}'.{nearest(name, COMMANDS)}")
+    command: Callable[[Sequence[str]], None] = importlib.import_module(f"reverie.cli.{name}").main
     return command

@@ -59,7 +59,7 @@ def _open(asked: Data) -> Pictures:
     if asked.name == "fashion-mnist":
         from reverie.data.fashion import fashion_mnist
 
-        return fashion_mnist(asked.path or None)
+        return fashion_mnist(asked.path) if asked.path else fashion_mnist()
     if not asked.path:
         raise UserError(f"'{asked.name}' is not packaged: look at one with --path, or make the emoji set with --out FILE")
     if asked.name == "emoji":
@@ -78,7 +78,10 @@ def _make(asked: Data) -> Pictures:
         bar.total = total
         bar.update(done - bar.n)
 
-    makers: dict[str, Callable[[], Pictures]] = {"avatars": lambda: _avatars(asked, progress), "emoji": lambda: _emoji(asked, progress)}
+    makers: dict[str, Callable[[], Pictures]] = {
+        "avatars": lambda: _avatars(asked, progress),
+        "emoji": lambda: _emoji(asked, progress),
+    }
     if asked.name not in makers:
         raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {', '.join(makers)}")
     made = makers[asked.name]()

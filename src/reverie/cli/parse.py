@@ -50,4 +50,6 @@ def _flags(value: Any, prefix: str = "") -> list[str]:
 
 def _line(text: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", text)
-    return re.sub(r"\s+", " ", plain).strip().removeprefix("Parsing error").strip() or "the command line could not be read; see --help"
+    return (
+        re.sub(r"\s+", " ", plain).strip().removeprefix("Parsing error").strip() or "the command line could not be read; see --help"
+    )

@@ -15,7 +15,7 @@ from reverie.nets.text import TextConfig, TextTransformer
 
 PAD, EMPTY, FIRST = 0, 1, 2  # ids before the vocabulary's
 WORD = re.compile(r"[a-z0-9]+")
-SMALL = frozenset("a an the of in on at to is are be with and or has have having that this it its by for from as".split())
+SMALL = frozenset(WORD.findall("a an the of in on at to is are be with and or has have having that this it its by for from as"))
 
 
 def split(text: str) -> list[str]:
@@ -53,7 +53,11 @@ class Words(TextTransformer):
         out = []
         for word in dict.fromkeys(w for w in words if w not in self.ids and w not in SMALL):
             close = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.7)
-            out.append(f"'{word}' is not a word this model knows, so it has no effect" + (f"; did you mean '{close[0]}'?" if close else ""))
+            out.append(
+                f"'{word}' is not a word this model knows, so it has no effect" + (f"; did you mean '{close[0]}'?" if close else "")
+            )
         if len(known := [w for w in words if w in self.ids]) > self.config.length:
-            out.append(f"only the first {self.config.length} known words are read; ignored: {' '.join(known[self.config.length :])}")
+            out.append(
+                f"only the first {self.config.length} known words are read; ignored: {' '.join(known[self.config.length :])}"
+            )
         return out

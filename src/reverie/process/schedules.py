@@ -92,7 +92,7 @@ def edm(sigma_max: float = 80.0, noise: NoiseLaw = PLAIN) -> Path:
 
 @remembers
 def flow(shift: float = 1.0, noise: NoiseLaw = PLAIN) -> Path:
-    """Rectified flow: sigma = u, alpha = 1 - u with u = shift t / (1 + (shift - 1) t) (arXiv 2209.03003; shift: 2403.03206, eq. 23)."""
+    """Rectified flow: alpha = 1 - u, sigma = u (arXiv 2209.03003), u = shift t / (1 + (shift - 1) t) (2403.03206, eq. 23)."""
     if shift <= 0:
         raise UserError(f"flow: shift is {shift}; it must be positive (1 = none, SD3 uses 3)")
 

@@ -2,12 +2,13 @@
 
 With c = 1 + eta and h = lam_s - lam_t, the reverse process with frozen coefficients has the exact solution
 
-    x_s = sigma_s/sigma_t e^(-eta h) x_t + alpha_s int_0^h c e^(-c (h - r)) x_0(lam_t + r) dr + sigma_s sqrt(1 - e^(-2 eta h)) z   (1)
+    x_s = sigma_s/sigma_t e^(-eta h) x_t + alpha_s int_0^h c e^(-c (h - r)) x_0(lam_t + r) dr
+          + sigma_s sqrt(1 - e^(-2 eta h)) z                                                                        (1)
 
 (arXiv 2211.01095, eq. 8; with eta, 2305.14267). x_0(lam) is replaced by the polynomial through the last estimates; with r = h u
 and z = c h the integral of u^k is
 
-    M_k(z) = int_0^1 z e^(-z (1 - u)) u^k du = sum_j (-1)^j z^(j+1) k! / (j + k + 1)!,    M_k = 1 - k/z M_(k-1)                    (2)
+    M_k(z) = int_0^1 z e^(-z (1 - u)) u^k du = sum_j (-1)^j z^(j+1) k! / (j + k + 1)!,    M_k = 1 - k/z M_(k-1)    (2)
 
 Everything has a limit: at s = 0 (h = inf) x_s = alpha_s x_0, and where alpha_t = 0 the history has no weight.
 """

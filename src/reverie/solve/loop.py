@@ -87,9 +87,7 @@ def trace(
         yield Step(index, len(grid) - 1, t, s, x, watched.first, watched.count, state)
 
 
-def sample(
-    model: Model, x: Tensor, grid: Tensor, solver: Solver, *, cond: Cond | None = None, rng: Rng | None = None
-) -> Tensor:
+def sample(model: Model, x: Tensor, grid: Tensor, solver: Solver, *, cond: Cond | None = None, rng: Rng | None = None) -> Tensor:
     """The last x of `trace`."""
     for step in trace(model, x, grid, solver, cond=cond, rng=rng):
         x = step.x

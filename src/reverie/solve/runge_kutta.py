@@ -119,9 +119,11 @@ class Churn:
         path = model.path
         u, top = (-path.lam(t)).exp(), (-path.lam(1.0)).exp()
         gamma = min(self.amount / self.steps, math.sqrt(2) - 1)
-        raised = torch.where((u >= self.low) & (u <= self.high) & (u * (1 + gamma) <= top), u * (1 + gamma), u)
-        higher = torch.where(raised > u, path.t_of_lam(-raised.log()), t)
-        alpha, alpha_higher = path(t)[0], path(higher)[0]
-        noise = path.noise(x.shape, rng.fold("churn")).to(x)
-        x = like(alpha_higher / alpha, x) * x + like(alpha_higher * self.swell * (raised**2 - u**2).clamp(min=0).sqrt(), x) * noise
+        raised = u * (1 + gamma)
+        inside = (u >= self.low) & (u <= self.high) & (raised <= top) & u.isfinite()
+        higher = torch.where(inside, path.t_of_lam(-raised.log()), t)
+        alpha = path(higher)[0]
+        grow = torch.where(inside, alpha / path(t)[0], 1.0)
+        fresh = torch.where(inside, alpha * self.swell * u * math.sqrt((1 + gamma) ** 2 - 1), 0.0)
+        x = like(grow, x) * x + like(fresh, x) * path.noise(x.shape, rng.fold("churn")).to(x)
         return self.solver.step(model, x, higher, s, state, cond=cond, rng=rng)

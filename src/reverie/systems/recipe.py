@@ -166,7 +166,7 @@ class EnlargerRecipe:
         channels_last(codec)
         job = Enlarging(codec, train.images, held.images, noise=self.noise, edges=self.edges)
         about = {"name": self.name, "recipe": recipe_card(self)}
-        return System(denoiser=None, codec=codec, about=about), job  # type: ignore[arg-type]
+        return System(denoiser=None, codec=codec, about=about), job  # type: ignore[arg-type]  # a codec alone
 
 
 def open_pictures(source: str, data: str, size: int) -> Pictures:
@@ -186,7 +186,7 @@ def _avatars(data: str, size: int) -> Pictures:
 def _fashion(data: str, size: int) -> Pictures:
     from reverie.data.fashion import fashion_mnist
 
-    return fashion_mnist(data or None).pad(size)
+    return (fashion_mnist(data) if data else fashion_mnist()).pad(size)
 
 
 def _folder(data: str, size: int) -> Pictures:
@@ -226,4 +226,3 @@ def _prompt(pictures: Pictures) -> Any:
         labels = pictures.labels
         return lambda i, rng: int(labels[i])
     return None
-

@@ -30,5 +30,5 @@ def quick(system: System) -> System:
     for part in (system.denoiser, system.codec):
         if isinstance(part, torch.nn.Module):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            part.autocast = bf16  # type: ignore[assignment]
+            part.autocast = bf16
     return system

@@ -1,6 +1,6 @@
 """Systems as files: one `.safetensors`, its card in the metadata; nothing is ever unpickled.
 
-    card = {"denoiser": {"net", "path", "rule", "clock", "sigma_data", "learned_variance"}, "codec", "encoder", "defaults", "about"}
+card = {"denoiser": {"net", "path", "rule", "clock", "sigma_data", "learned_variance"}, "codec", "encoder", "defaults", "about"}
 """
 
 import hashlib
@@ -41,7 +41,9 @@ def build_net(config: Any) -> nn.Module:
 
 
 def denoiser_card(model: Denoiser | None) -> Card | None:
-    return model and {
+    if model is None:  # a codec alone
+        return None
+    return {
         "net": card_of(getattr(model.net, "config", None)),
         "path": card_of(model.path),
         "rule": card_of(model.rule),
@@ -156,15 +158,21 @@ def load(path: str | Path) -> System:
         about={**card["about"], "hash": fingerprint(tensors)},
     )
     for part, module in parts(system).items():
-        own = {k[len(part) + 1 :]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith(part + ".")}
+        own = {
+            k[len(part) + 1 :]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith(part + ".")
+        }
         for k, v in own.items():
             if not bool(v.isfinite().all()):
-                raise UserError(f"{path}: the weight {part}.{k} holds NaN or infinity: the training diverged or the file is damaged")
+                raise UserError(
+                    f"{path}: the weight {part}.{k} holds NaN or infinity: the training diverged or the file is damaged"
+                )
         try:
             module.load_state_dict(own, assign=True)
         except RuntimeError as error:
             lines = str(error).splitlines()
-            raise UserError(f"{path}: the weights of the {part} do not fit its card: {' '.join(lines[1:2] or lines).strip()}") from None
+            raise UserError(
+                f"{path}: the weights of the {part} do not fit its card: {' '.join(lines[1:2] or lines).strip()}"
+            ) from None
         module.eval().requires_grad_(False)
     return system
 

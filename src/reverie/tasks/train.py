@@ -1,7 +1,7 @@
 """A training run in a folder: recipe in, model out, everything in between safe on disk.
 
-    FOLDER/recipe.json, log.jsonl, events.* (TensorBoard, where installed), checkpoint.safetensors, snapshot-*.safetensors,
-    previews/*.png, model.safetensors
+FOLDER/recipe.json, log.jsonl, events.* (TensorBoard, where installed), checkpoint.safetensors, snapshot-*.safetensors,
+previews/*.png, model.safetensors
 """
 
 import contextlib
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
 
 from reverie.errors import UserError
 from reverie.files import write_whole
@@ -97,5 +96,3 @@ def _board(folder: Path) -> Any:
 def preview(recipe: Recipe, system: System) -> Any:
     """A sheet of pictures with fixed seeds, from prompts the system can take."""
     return sheet(generate(system, list(recipe.prompts(system)), seed=1, batch=64))
-
-

@@ -49,7 +49,11 @@ class Diffusion:
         n = self._noise(x0, key.step)
         captions = key.numpy("caption")
         dropped = captions.random(len(index)) < self.drop
-        said = None if self.prompt is None else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
+        said = (
+            None
+            if self.prompt is None
+            else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
+        )
         return denoising(self.denoiser, x0, t, n, self._cond(said), weight=self.weight)
 
     def _noise(self, x0: Tensor, step: int) -> Tensor:

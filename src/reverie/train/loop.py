@@ -76,8 +76,11 @@ class Key:
 class Job(Protocol):
     """What is trained: a module, a loss per sample, and a validation loss with fixed noise and times."""
 
-    module: nn.Module
-    size: int
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def size(self) -> int: ...
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor: ...
 
@@ -179,7 +182,9 @@ class Run:
         self.step, self.seconds = run["step"], run["seconds"]
         self.steps = self.training.steps or run["steps"]  # a run may be prolonged before its rate falls
         if run["seed"] != self.training.seed:
-            raise UserError(f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}")
+            raise UserError(
+                f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}"
+            )
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

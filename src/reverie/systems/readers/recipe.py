@@ -1,7 +1,7 @@
 """How the judges are trained: on real pictures alone, apart from every generator, with seeds of their own.
 
-    reverie train avatars-reader --out runs/avatars-reader
-    python -m reverie.systems.readers runs/avatars-reader avatars      (measures it, and writes the half-size file that is shipped)
+reverie train avatars-reader --out runs/avatars-reader
+python -m reverie.systems.readers runs/avatars-reader avatars      (measures it, and writes the half-size file that is shipped)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +112,16 @@ AVATARS_READER = ReaderRecipe(
     heads=("style", "hair", "hair_color", "skin", "glasses", "facial_hair", "expression", "clothing_color"),
     net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
     training=Training(
-        steps=1400, batch=32, rate=3e-3, warmup=50, decay=0.7, weight_decay=0.02, holdout=1000, widths=(0.05,), snapshots=0, seed=101
+        steps=1800,
+        batch=32,
+        rate=3e-3,
+        warmup=50,
+        decay=0.7,
+        weight_decay=0.02,
+        holdout=1000,
+        widths=(0.05,),
+        snapshots=0,
+        seed=101,
     ),
 )
 
@@ -127,6 +136,15 @@ FASHION_READER = ReaderRecipe(
     soft=0.2,
     noise=0.05,
     training=Training(
-        steps=1600, batch=64, rate=3e-3, warmup=50, decay=0.7, weight_decay=0.02, holdout=1000, widths=(0.05,), snapshots=0, seed=102
+        steps=2000,
+        batch=64,
+        rate=3e-3,
+        warmup=50,
+        decay=0.7,
+        weight_decay=0.02,
+        holdout=1000,
+        widths=(0.05,),
+        snapshots=0,
+        seed=102,
     ),
 )
