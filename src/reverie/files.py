@@ -52,7 +52,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _why(path: Path) -> str:
-    head = path.open("rb").read(4)
+    with path.open("rb") as handle:
+        head = handle.read(4)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "is a pickle, which can run code when opened, so it is refused: convert it to safetensors"
     return "is not a whole safetensors file"

@@ -1,5 +1,6 @@
 """`reverie train RECIPE`: progress with ETA, validation, previews; stops and goes on at any step."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,12 @@ def _read(preset: Any, arguments: Sequence[str], name: str) -> tuple[Any, Place]
 def _show(session: Session) -> None:
     bar = tqdm(initial=session.run.step, total=session.run.steps or None, unit="step", file=sys.stderr, dynamic_ncols=True)
     loss, validation = 0.0, ""
+
+    def stop(*signal_and_frame: object) -> None:
+        session.run.stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step
+
+    before = [signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)]
     try:
         for now in session:
             loss = now.loss if not loss else 0.98 * loss + 0.02 * now.loss
@@ -71,7 +78,10 @@ def _show(session: Session) -> None:
             if session.run.complaint:
                 bar.write(f"reverie: {session.run.complaint}", file=sys.stderr)
                 session.run.complaint = ""
-    except KeyboardInterrupt:
+    finally:
         bar.close()
-        raise UserError(f"stopped at step {session.run.step}; add --resume to go on") from None
-    bar.close()
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    if session.run.stop:
+        print(f"reverie: stopped at step {session.run.step}; the same command with --resume goes on", file=sys.stderr)
+        sys.exit(130)

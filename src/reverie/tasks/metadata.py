@@ -98,7 +98,7 @@ def _ours(said: str, path: Path) -> tuple[Settings, str]:
         known = {f.name for f in fields(Settings)}
         settings = {k: v for k, v in found["settings"].items() if k in known}
         return Settings(**settings | {"prompt": (settings["prompt"],)}), str(found["model"]["name"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 
 

@@ -120,6 +120,8 @@ class Run:
         self.ema = PowerEma(job.module, training.widths)
         self.step, self.steps, self.seconds = 0, training.steps, 0.0
         self.complaint = ""  # why the last save failed, if it did
+        self.stop = False  # set it, and the run ends after the step it is in
+        self.whole = True  # False inside a step, where weights and step number do not belong together
 
     @property
     def checkpoint(self) -> Path:
@@ -135,6 +137,7 @@ class Run:
     def advance(self) -> float:
         """One optimiser step; the mean loss."""
         key = Key(self.training.seed, self.step)
+        self.whole = False
         torch.manual_seed(digest(self.training.seed, "dropout", self.step) % 2**63)
         loss = self.job.loss(order(self.job.size, self.training.batch, self.step, self.training.seed), key).mean()
         self.optimiser.zero_grad(set_to_none=True)
@@ -146,6 +149,7 @@ class Run:
             self.optimiser.step()
         self.step += 1
         self.ema.update(self.job.module, self.step)
+        self.whole = True
         return float(loss.detach())
 
     def save(self) -> bool:
@@ -222,7 +226,7 @@ def fit(run: Run) -> Iterator[Progress]:
     saved_at = validated_at = run.seconds
     module.train()
     try:
-        while not run.steps or run.step < run.steps:
+        while not run.stop and (not run.steps or run.step < run.steps):
             begin = time.perf_counter()
             loss = run.advance()
             run.seconds += time.perf_counter() - begin
@@ -237,6 +241,6 @@ def fit(run: Run) -> Iterator[Progress]:
                     now, validated_at = replace(now, validation=run.job.validate()), run.seconds
             yield now
     finally:
-        if run.step != run.steps:
+        if run.step != run.steps and run.whole:
             run.save()
         module.eval()
