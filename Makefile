@@ -37,8 +37,10 @@ format: $(VENV)/tested
 	$(BIN)/ruff format .
 
 train-avatars: $(VENV)/ready  ## what made the shipped model; hours on two cores
+	$(QUIET) $(BIN)/reverie train avatars-words --out runs/avatars-words --resume
 	$(QUIET) $(BIN)/reverie train avatars-enlarger --out runs/avatars-enlarger --resume
-	$(QUIET) $(BIN)/reverie train avatars --codec runs/avatars-enlarger/model.safetensors --out runs/avatars --resume
+	$(QUIET) $(BIN)/reverie train avatars --wording runs/avatars-words/model.safetensors \
+	  --codec runs/avatars-enlarger/model.safetensors --out runs/avatars --resume
 
 clean:
 	rm -rf $(VENV) build dist

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
+from small import small_system
 
 from reverie.cli import main
 from reverie.errors import UserError
 from reverie.systems import load, save
 from reverie.tasks import metadata
 from reverie.tasks.generate import generate, run, settle, steps
-from small import small_system
 
 SYSTEM = small_system()
 
@@ -113,7 +113,8 @@ def command(capsys, *arguments):
 
 def test_the_command_writes_pictures_that_repeat_themselves(capsys, model, tmp_path):
     first = tmp_path / "first"
-    code, out, _ = command(capsys, "generate", "a man", "--model", model, "--seed", 5, "--count", 2, "--out", first, "--json", "--strict")
+    asked = ("--seed", 5, "--count", 2, "--out", first, "--json", "--strict")
+    code, out, _ = command(capsys, "generate", "a man", "--model", model, *asked)
     assert code == 0
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["seed"] for line in lines] == [5, 6]

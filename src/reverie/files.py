@@ -26,8 +26,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose a folder that is writable and has room") from None
+    except (OSError, safetensors.SafetensorError) as error:  # the latter wraps a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}; choose a folder that is writable and has room") from None
     finally:
         part.unlink(missing_ok=True)
 

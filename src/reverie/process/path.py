@@ -55,19 +55,19 @@ class Path:
         return alpha.log() - sigma.log()
 
     def t_of_lam(self, lam: Tensor | float) -> Tensor:
-        """The inverse of `lam`, to the last bit: 16 rounds that each cut the interval into 16; beyond lam(1) it is t = 1."""
+        """The inverse of `lam`, to the last bit: 11 rounds that each cut the interval into 64; beyond lam(1) it is t = 1."""
         lam = time(lam)
-        low, cuts = torch.zeros_like(lam), torch.arange(1, 16, dtype=torch.float64)
-        for depth in range(1, 17):
-            knots = low[..., None] + cuts * 16.0**-depth
-            low = low + (self.lam(knots) > lam[..., None]).sum(-1) * 16.0**-depth
+        low, cuts = torch.zeros_like(lam), torch.arange(1, 64, dtype=torch.float64)
+        for depth in range(1, 12):
+            knots = low[..., None] + cuts * 64.0**-depth
+            low = low + (self.lam(knots) > lam[..., None]).sum(-1) * 64.0**-depth
         return torch.where(self.lam(1.0) >= lam, 1.0, torch.where(lam == torch.inf, 0.0, low))
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(alpha'(t), sigma'(t)) by forward differentiation."""
+        """(alpha'(t), sigma'(t)) by automatic differentiation."""
         t = time(t)
-        one = torch.ones_like(t)
-        return torch.func.jvp(self.alpha, (t,), (one,))[1], torch.func.jvp(self.sigma, (t,), (one,))[1]
+        alpha, sigma = (torch.func.grad(lambda u, c=curve: c(u).sum())(t) for curve in (self.alpha, self.sigma))
+        return alpha, sigma
 
     def prior(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
         """x_1 (B, ...) when nothing is left of the data."""

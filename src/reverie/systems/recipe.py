@@ -32,6 +32,7 @@ from reverie.systems.weights import NOISES, build_net, load
 from reverie.train.jobs import Diffusion, Enlarging, to_signal
 from reverie.train.loop import Job, Training
 from reverie.train.objective import TIMES, WEIGHTS
+from reverie.train.wording import Wording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Recipe:
     """File of a trained enlarger; '' = plain repetition of pixels."""
     net: UNetConfig | DiTConfig | MLPConfig
     words: TextConfig = field(default_factory=TextConfig)
+    wording: str = ""
+    """File of a text encoder that a wording recipe trained, kept as it is; '' = trained with the denoiser."""
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
@@ -99,7 +102,7 @@ class Recipe:
         """A fresh system for these pictures, and its training job."""
         train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
         torch.manual_seed(self.training.seed)
-        encoder = self._encoder(pictures)
+        encoder = load(self.wording).encoder if self.wording else self._encoder(pictures)
         codec = self._codec(pictures.images.shape[1])
         denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
         job = Diffusion(
@@ -129,12 +132,46 @@ class Recipe:
 
     def _encoder(self, pictures: Pictures) -> Any:
         if pictures.caption is not None:
-            words = vocabulary(pictures)
-            return Words(words, replace(self.words, vocabulary=FIRST + len(words)))
+            return fresh_words(pictures, self.words)
         if pictures.labels is not None:
             width = getattr(self.net, "vector_dim", None) or 128
             return Classes(pictures.classes, width)
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordingRecipe:
+    """A text encoder that learns the attributes of pictures from their captions, before it conditions a denoiser."""
+
+    name: str
+    about: str = ""
+    source: str
+    data: str = ""
+    size: int = 64
+    words: TextConfig
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+
+    def pictures(self) -> Pictures:
+        """The data."""
+        return open_pictures(self.source, self.data, self.size)
+
+    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
+        """A fresh encoder for these captions, and its training job."""
+        if pictures.caption is None or pictures.attributes is None:
+            raise UserError(f"{pictures.name} has no attributes to learn words from: train the encoder with the denoiser instead")
+        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        names = sorted({name for a in pictures.attributes for name in a})
+        values = {n: sorted({a[n] for a in pictures.attributes if n in a}) for n in names}
+
+        def targets(part: Pictures) -> dict[str, np.ndarray]:
+            rows = part.attributes or ()
+            return {n: np.array([v.index(a[n]) if n in a else -1 for a in rows], np.int64) for n, v in values.items()}
+
+        torch.manual_seed(self.training.seed)
+        encoder = fresh_words(pictures, self.words)
+        job = Wording(encoder, _prompt(train), targets(train), _prompt(held), targets(held))
+        about = {"name": self.name, "recipe": recipe_card(self)}
+        return System(denoiser=None, codec=Pixels(), encoder=encoder, about=about), job  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +246,12 @@ def channels_last(module: torch.nn.Module) -> None:
 def encode(codec: Any, images: np.ndarray, batch: int = 64) -> Tensor:
     """Pictures uint8 (N, C, H, W) as points of the diffusion's space."""
     return torch.cat([codec.encode(to_signal(images[i : i + batch])) for i in range(0, len(images), batch)])
+
+
+def fresh_words(pictures: Pictures, text: TextConfig) -> Words:
+    """An untrained text encoder that knows the words of these captions."""
+    words = vocabulary(pictures)
+    return Words(words, replace(text, vocabulary=FIRST + len(words)))
 
 
 def vocabulary(pictures: Pictures, draws: int = 4) -> list[str]:

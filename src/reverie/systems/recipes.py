@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from reverie.systems.avatars.recipe import AVATARS, ENLARGER
+from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
 from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
 from reverie.systems.toy.recipe import TOY
 
 RECIPES: Mapping[str, Any] = MappingProxyType(
-    {r.name: r for r in (TOY, FASHION, AVATARS, ENLARGER, FOLDER, AVATARS_READER, FASHION_READER)}
+    {r.name: r for r in (TOY, FASHION, AVATARS, WORDING, ENLARGER, FOLDER, AVATARS_READER, FASHION_READER)}
 )

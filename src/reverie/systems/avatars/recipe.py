@@ -3,9 +3,19 @@
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import UpsamplerConfig
-from reverie.systems.recipe import EnlargerRecipe, Objective, Recipe
+from reverie.systems.recipe import EnlargerRecipe, Objective, Recipe, WordingRecipe
 from reverie.systems.system import Sampling
 from reverie.train.loop import Training
+
+WORDS = TextConfig(width=128, depth=2, heads=4, length=32)
+
+WORDING = WordingRecipe(
+    name="avatars-words",
+    about="the text encoder of avatars: attributes from captions",
+    source="avatars",
+    words=WORDS,
+    training=Training(steps=600, batch=256, rate=2e-3, warmup=50, decay=0.5, widths=(0.05,), snapshots=0, bf16=False),
+)
 
 ENLARGER = EnlargerRecipe(
     name="avatars-enlarger",
@@ -22,16 +32,17 @@ AVATARS = Recipe(
     shrink=2,
     net=UNetConfig(
         patch=2,
-        channels=48,
-        mult=(1, 2, 3),
+        channels=32,
+        mult=(1, 2, 4),
         blocks=1,
         attention=(1, 2),
-        head_width=24,
+        head_width=32,
         context_dim=128,
         vector_dim=128,
         groups=8,
+        scale_shift=True,
     ),
-    words=TextConfig(width=128, depth=2, heads=4, length=32),
+    words=WORDS,
     objective=Objective(rule="edm(sigma_data=0.6)", sigma_data=0.6, times="log_normal(mean=-0.6, deviation=1.4)"),
     sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64)),
     training=Training(minutes=75, batch=32, rate=1.5e-3, warmup=150, decay=0.4, holdout=256, validate_minutes=6),

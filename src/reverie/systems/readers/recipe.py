@@ -6,17 +6,17 @@ python -m reverie.systems.readers runs/avatars-reader avatars      (measures it,
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
 
 from reverie.data.pictures import Pictures
-from reverie.errors import UserError, nearest
+from reverie.errors import UserError
 from reverie.measure.reader import Reader
 from reverie.nets.classifier import Classifier, ClassifierConfig
-from reverie.systems.recipe import channels_last, recipe_card
+from reverie.systems.recipe import channels_last, open_pictures, recipe_card
 from reverie.systems.system import System
 from reverie.train.jobs import Reading
 from reverie.train.loop import Job, Training
@@ -46,9 +46,7 @@ class ReaderRecipe:
 
     def pictures(self) -> Pictures:
         """The data."""
-        if self.source not in SOURCES:
-            raise UserError(f"no reader's data is called '{self.source}'.{nearest(self.source, SOURCES)}")
-        return SOURCES[self.source](self.data, self.size)
+        return open_pictures(self.source, self.data, self.size)
 
     def prepare(self, pictures: Pictures) -> tuple[System, Job]:
         """A fresh reader for these pictures, in the codec's place of a system without a denoiser, and its training job."""
@@ -90,20 +88,6 @@ def targets(pictures: Pictures, values: Mapping[str, Sequence[str]]) -> dict[str
     attributes = pictures.attributes or ()
     return {h: np.array([known.get(a.get(h, ""), -1) for a in attributes], np.int64) for h, known in index.items()}
 
-
-def _avatars(data: str, size: int) -> Pictures:
-    from reverie.data.avatars import avatars
-
-    return avatars(data or None)
-
-
-def _fashion(data: str, size: int) -> Pictures:
-    from reverie.data.fashion import fashion_mnist
-
-    return fashion_mnist("train", data or None).pad(size)
-
-
-SOURCES: dict[str, Any] = {"avatars": _avatars, "fashion-mnist": _fashion}
 
 AVATARS_READER = ReaderRecipe(
     name="avatars-reader",

@@ -1,0 +1,162 @@
+"""Speed against diffusers 0.42.1 with the same U-Net weights, interleaved in one run, as ratios.
+
+    pip install '.[bench]' -c constraints.txt
+    OMP_WAIT_POLICY=passive python bench/throughput.py --out bench/results/throughput.json
+
+The net is the public DDPM for CIFAR-10 at a quarter of its width, as in law 11. Both sample with DDIM on 20 steps from the same
+noise; each side with the defaults its user gets (ours: bf16 inside the net and channels last, as `reverie generate`; theirs: as
+loaded, fp32). Training is one AdamW step of noise prediction, batch 32; ours with the defaults of `reverie train` (bf16), theirs as
+in their unconditional example (fp32). Loop overhead is loop / (steps x forward) - 1. Medians and 10th to 90th percentiles, of
+ratios of neighbours. PSNR is of our bf16 pictures against our fp32 ones, from the same noise.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from diffusers import DDIMScheduler
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "tests" / "data"), str(HERE.parent / "tests" / "laws")]
+from make_ddpm_reference import ours, reference  # noqa: E402
+from test_law11_backbones import SMALL  # noqa: E402
+
+from reverie.denoiser import Denoiser, timestep  # noqa: E402
+from reverie.nets.unet import UNet  # noqa: E402
+from reverie.process import grids, rules, schedules  # noqa: E402
+from reverie.rng import Rng  # noqa: E402
+from reverie.solve import Ancestral, sample  # noqa: E402
+from reverie.train import denoising  # noqa: E402
+
+
+@dataclass
+class Bench:
+    repeats: int = 10
+    batch: int = 8
+    steps: int = 20
+    threads: int = 2
+    out: Path = HERE / "results" / "throughput.json"
+
+
+def pair():
+    """Their net and our denoiser, with the same weights."""
+    theirs = reference(32).eval()
+    net = UNet(SMALL).eval()
+    net.load_state_dict({ours(k): v for k, v in theirs.state_dict().items()})
+    model = Denoiser(net, schedules.linear_table(), rules.eps(), timestep(1000, -1), autocast=torch.bfloat16)
+    return theirs, model.to(memory_format=torch.channels_last)
+
+
+def spread(values):
+    return {"median": float(np.median(values)), "p10": float(np.percentile(values, 10)), "p90": float(np.percentile(values, 90))}
+
+
+def clock(f):
+    begin = time.perf_counter()
+    f()
+    return time.perf_counter() - begin
+
+
+def compare(theirs, ours, repeats):
+    """Seconds of both, A-B-A-B after three warm-ups, and the ratio theirs / ours."""
+    for _ in range(3):
+        theirs()
+        ours()
+    pairs = [(clock(theirs), clock(ours)) for _ in range(repeats)]
+    a, b = np.array(pairs).T
+    return {"diffusers_s": spread(a), "reverie_s": spread(b), "speed_ratio": spread(a / b)}
+
+
+def sampling(bench, theirs, model):
+    x = Rng.of(0, bench.batch).normal((bench.batch, 3, 32, 32))
+    scheduler = DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing", clip_sample=False)
+    scheduler.set_timesteps(bench.steps)
+    grid = grids.trailing()(model.path, bench.steps)
+
+    @torch.no_grad()
+    def their_loop():
+        y = x
+        for t in scheduler.timesteps:
+            y = scheduler.step(theirs(y, t).sample, t, y).prev_sample
+        return y
+
+    def our_loop():
+        with torch.no_grad():
+            return sample(model, x.contiguous(memory_format=torch.channels_last), grid, Ancestral(eta=0.0))
+
+    def forward():
+        with torch.no_grad():
+            model(x.contiguous(memory_format=torch.channels_last), 0.5)
+
+    result = compare(their_loop, our_loop, bench.repeats)
+    once = np.median([clock(forward) for _ in range(bench.repeats)])
+    result["loop_overhead"] = result["reverie_s"]["median"] / (bench.steps * once) - 1
+    quick = our_loop()
+    model.autocast = None
+    exact = our_loop()
+    model.autocast = torch.bfloat16
+    result["psnr_of_bf16_db"] = float(10 * torch.log10(4 / F.mse_loss(quick, exact)))
+    result["rms_difference_to_diffusers_fp32"] = float((exact - their_loop()).square().mean().sqrt())
+    return result
+
+
+def training(bench, theirs, model):
+    x0 = torch.randn(32, 3, 32, 32)
+    t, n = torch.rand(32, dtype=torch.float64), torch.randn(32, 3, 32, 32)
+    scheduler = DDIMScheduler(num_train_timesteps=1000)
+    one, two = (torch.optim.AdamW(m.parameters(), 1e-4, fused=f) for m, f in ((theirs, False), (model, True)))
+
+    def their_step():
+        steps = (t * 1000).long()
+        F.mse_loss(theirs(scheduler.add_noise(x0, n, steps), steps).sample, n).backward()
+        one.step()
+        one.zero_grad()
+
+    def our_step():
+        denoising(model, x0.contiguous(memory_format=torch.channels_last), t.clamp(min=1e-3), n).mean().backward()
+        two.step()
+        two.zero_grad()
+
+    return compare(their_step, our_step, bench.repeats)
+
+
+def process(code):
+    """(seconds, peak memory in MB) of a fresh interpreter that runs `code`."""
+    code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return time.perf_counter() - begin, float(done.stdout.split()[-1])
+
+
+def imports(bench):
+    """What it costs to have everything for sampling at hand."""
+    theirs = "from diffusers import UNet2DModel, DDIMScheduler"
+    mine = "from reverie import Denoiser, Ancestral, sample; from reverie.nets.unet import UNet"
+    pairs = [(process(theirs), process(mine)) for _ in range(max(3, bench.repeats // 3))]
+    return {
+        "diffusers_s": spread([a[0] for a, _ in pairs]), "reverie_s": spread([b[0] for _, b in pairs]),
+        "diffusers_mb": spread([a[1] for a, _ in pairs]), "reverie_mb": spread([b[1] for _, b in pairs]),
+    }  # fmt: skip
+
+
+def main(bench: Bench):
+    torch.set_num_threads(bench.threads)
+    theirs, model = pair()
+    result = {"torch": torch.__version__, "threads": bench.threads, "batch": bench.batch, "steps": bench.steps}
+    result["sampling"] = sampling(bench, theirs, model)
+    result["training"] = training(bench, theirs.train(), model.train())
+    result["imports"] = imports(bench)
+    bench.out.parent.mkdir(parents=True, exist_ok=True)
+    bench.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Bench))
