@@ -1,17 +1,18 @@
 """Laws 1, 2, 6 and 7: what solvers must do, on oracles."""
 
 import functools
+import itertools
 import math
 
 import pytest
 import torch
+from paths import F64, PATHS, mixture
 
-from paths import F64, PATHS, SMOOTH, mixture
 from reverie import oracle
 from reverie.process import grids, schedules
 from reverie.process.noise import student_t
 from reverie.rng import Rng
-from reverie.solve import Ancestral, Churn, Exponential, euler, heun, midpoint, rk4, sample
+from reverie.solve import Ancestral, Churn, Exponential, euler, heun, midpoint, rk4, sample, trace
 
 ODE = {
     "ddim": Ancestral(eta=0.0),
@@ -35,13 +36,14 @@ def test_law_1_ode_solvers_are_exact_on_dirac_data(path, grid):
     path = PATHS[path]
     point = torch.tensor([0.7, -1.3, 0.2], dtype=F64)
     rng = Rng.of(3, 4, dtype=F64)
-    knots = GRIDS[grid](path, 7)
+    knots = GRIDS[grid](path, 5)
     x = path.mix(point.expand(4, 3), rng.normal((4, 3)), knots[0])
+    n = (x - path(knots[0])[0] * point) / path(knots[0])[1]
+    truth = path.mix(point.expand(4, 3), n, knots[-2])
     for name, solver in ODE.items():
-        middle = sample(oracle.dirac(path, point), x, knots[:-1], solver)  # on the curve at every knot, not only at 0
-        truth = path.mix(point.expand(4, 3), (x - path(knots[0])[0] * point) / path(knots[0])[1], knots[-2])
-        assert (middle - truth).abs().max() < 1e-9 * max(1, float(x.abs().max())), name
-        assert (sample(oracle.dirac(path, point), x, knots, solver) - point).abs().max() < 1e-12, name
+        *_, middle, last = trace(oracle.dirac(path, point), x, knots, solver)  # on the curve at every knot, not only at 0
+        assert (middle.x - truth).abs().max() < 1e-9 * max(1, float(x.abs().max())), name
+        assert (last.x - point).abs().max() < 1e-12, name
 
 
 def lam_grid(path, low, high, n):
@@ -66,10 +68,10 @@ def truth():
     return sample(mixture(path), plane(path, LOW), lam_grid(path, LOW, HIGH, 400), rk4()) / path(path.t_of_lam(HIGH))[0]
 
 
-@pytest.mark.parametrize("path", SMOOTH)
+@pytest.mark.parametrize("path", ["vp", "edm", "flow_shift_3"])  # law 3 carries it to the others
 @pytest.mark.parametrize("solver", ODE)
 def test_law_2_measured_order(path, solver):
-    path, solver = SMOOTH[path], ODE[solver]
+    path, solver = PATHS[path], ODE[solver]
     order = 2 if solver == Exponential(order=3) else solver.order  # an order-1 start caps order 3 at 2
     alpha = path(path.t_of_lam(HIGH))[0]
 
@@ -119,7 +121,7 @@ def test_law_7_euler_in_t_on_the_flow_path_is_ddim():
     model, x = mixture(path), Rng.of(5, 6, dtype=F64).normal((6, 2))
     grid = grids.uniform()(path, 9)
     by_hand = x
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in itertools.pairwise(grid):
         x0 = model(by_hand, t)
         by_hand = by_hand + (s - t) * (by_hand - x0) / t  # dx/dt = n - x0 = (x - x0) / t
     assert (sample(model, x, grid, Ancestral(eta=0.0)) - by_hand).abs().max() < 1e-13

@@ -1,0 +1,103 @@
+"""Law 8: a sample does not depend on the batch it is drawn in."""
+
+import pytest
+import torch
+from paths import F64, PATHS, mixture
+
+from reverie.denoiser import Cond, Denoiser, OneByOne
+from reverie.guide import cfg
+from reverie.nets.unet import UNet, UNetConfig
+from reverie.process import grids, rules, schedules
+from reverie.process.noise import gaussian, offset, student_t
+from reverie.rng import Rng
+from reverie.solve import Ancestral, Churn, Exponential, heun, midpoint, sample, trace
+
+SOLVERS = {
+    "ddpm": Ancestral(1.0),
+    "exponential-3-heun": Exponential(3, start="heun"),
+    "sde-2": Exponential(2, eta=1.0),
+    "heun": heun(),
+    "midpoint": midpoint(),
+    "churn": Churn(heun(), amount=8, steps=8),
+}
+
+
+@pytest.mark.parametrize("law", [gaussian(), offset(0.3), student_t(5.0)], ids=["gaussian", "offset", "student_t"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_law_8_noise_of_a_sample_is_that_of_the_sample_alone(law, dtype):
+    batch = law((6, 3, 4, 5), Rng.of(40, 6, dtype=dtype).fold("step", 3))
+    for k in range(6):
+        assert torch.equal(batch[k : k + 1], law((1, 3, 4, 5), Rng.of(40 + k, dtype=dtype).fold("step", 3)))
+    some = law((3, 3, 4, 5), Rng.of([44, 40, 44], dtype=dtype).fold("step", 3))
+    assert torch.equal(some, batch[[4, 0, 4]])
+    assert torch.equal(law((2, 3, 4, 5), Rng.of(40, 6, dtype=dtype).fold("step", 3)[2:4]), batch[2:4])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_law_8_a_trace_of_a_sample_is_that_of_the_sample_alone(path):
+    path = PATHS[path]
+    model, grid = mixture(path), grids.exponential()(path, 6)
+
+    def run(solver, rng):
+        return sample(model, path.prior((len(rng.seeds), 2), rng=rng), grid, solver, rng=rng)
+
+    for name, solver in SOLVERS.items():
+        batch, alone = run(solver, Rng.of(7, 4, dtype=F64)), run(solver, Rng.of(9, dtype=F64))
+        assert (batch[2:3] - alone).abs().max() < 1e-12 * max(1, float(path(1.0)[1])), name
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_law_8_one_time_or_one_per_sample(path):
+    path = PATHS[path]
+    model, rng = mixture(path), Rng.of(7, 4, dtype=F64)
+    x, grid = path.prior((4, 2), rng=rng), grids.exponential()(path, 5)
+    for t in (grid[0], grid[2]):
+        assert torch.equal(model(x, t), model(x, t.expand(4)))
+        assert torch.equal(path.mix(x, x, t), path.mix(x, x, t.expand(4)))
+    for name, solver in SOLVERS.items():
+        one = sample(model, x, grid, solver, rng=rng)
+        assert (sample(model, x, grid[:, None].expand(6, 4), solver, rng=rng) - one).abs().max() < 1e-12, name
+
+
+def test_law_8_samples_may_have_grids_of_their_own():
+    path = schedules.cosine()
+    model, rng = mixture(path), Rng.of(7, 2, dtype=F64)
+    x, one, two = path.prior((2, 2), rng=rng), grids.uniform()(path, 5), grids.quadratic()(path, 5)
+    for name, solver in SOLVERS.items():
+        both = sample(model, x, torch.stack([one, two], 1), solver, rng=rng)
+        alone = [sample(model, x[k : k + 1], g, solver, rng=rng[k : k + 1]) for k, g in enumerate((one, two))]
+        assert (both - torch.cat(alone)).abs().max() < 1e-12, name
+
+
+def test_law_8_a_trace_goes_on_from_any_step():
+    path = schedules.flow()
+    model, rng = mixture(path), Rng.of(7, 4, dtype=F64)
+    x, grid = path.prior((4, 2), rng=rng), grids.uniform()(path, 6)
+    for name, solver in SOLVERS.items():
+        steps = list(trace(model, x, grid, solver, rng=rng))
+        later = list(trace(model, x, grid, solver, rng=rng, begin=steps[2]))
+        assert torch.equal(later[-1].x, steps[-1].x) and later[-1].nfe == steps[-1].nfe, name
+        assert [s.index for s in later] == [3, 4, 5]
+
+
+def test_law_8_strict_pictures_do_not_change_by_a_bit():
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(1,), groups=8, context_dim=12, vector_dim=12)).eval()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.05)  # the last layers start at zero
+    model = OneByOne(Denoiser(net, schedules.flow(), rules.velocity()))
+    make = torch.Generator().manual_seed(1)
+    tokens, vector = torch.randn(5, 3, 12, generator=make), torch.randn(5, 12, generator=make)
+    cond = Cond(vector=vector, tokens=tokens, mask=torch.arange(3) < torch.tensor([3, 1, 2, 3, 1])[:, None])
+    none = Cond(vector=0 * vector, tokens=0 * tokens, mask=cond.mask)
+
+    def run(rows):
+        rng = Rng.of(20, 5)[rows]
+        x = model.path.prior((len(rng.seeds), 3, 8, 8), rng=rng)
+        guided = cfg(model, 3.0, none[rows])
+        return sample(guided, x, grids.uniform()(model.path, 3), Ancestral(1.0), cond=cond[rows], rng=rng)
+
+    batch = run(slice(0, 5))
+    assert batch.dtype == torch.float32 and float(batch.std()) > 0.1
+    for k in range(5):
+        assert torch.equal(batch[k : k + 1], run(slice(k, k + 1)))

@@ -1,0 +1,114 @@
+"""Cards: constructors that remember how they were called, and the way back."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from reverie.card import card_of, parse, rebuild, remembers
+from reverie.denoiser import CLOCKS
+from reverie.errors import UserError, nearest
+from reverie.process import noise, rules, schedules
+from reverie.process.grids import GRIDS
+from reverie.train.objective import TIMES, WEIGHTS
+
+NOISES = (noise.gaussian, noise.offset, noise.student_t)
+MAKERS = (*schedules.SCHEDULES, *NOISES)
+T = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+
+
+def made(make):
+    """The result of a constructor with the fewest arguments."""
+    if make is schedules.zero_snr:
+        return make(schedules.vp(0.2))
+    return make(4.0) if make is noise.student_t else make()
+
+
+@pytest.mark.parametrize("family", [MAKERS, rules.RULES, GRIDS, CLOCKS, WEIGHTS, TIMES])
+def test_every_named_constructor_goes_through_json_and_back(family):
+    for make in family:
+        card = made(make).card
+        again = rebuild(json.loads(json.dumps(card)), family)
+        assert card["name"] == make.__name__ and again.card == card
+
+
+@pytest.mark.parametrize("make", schedules.SCHEDULES)
+def test_a_rebuilt_path_is_the_same_path(make):
+    path = made(make)
+    again = rebuild(json.loads(json.dumps(card_of(path))), MAKERS)
+    assert all(torch.equal(a, b) for a, b in zip(path(T), again(T), strict=True))
+
+
+def test_arguments_are_remembered_by_name_with_their_defaults():
+    assert card_of(schedules.ve(0.02)) == {"name": "ve", "sigma_min": 0.02, "sigma_max": 50.0, "noise": {"name": "gaussian"}}
+    heavy = schedules.edm(noise=noise.student_t(8.0))
+    assert card_of(heavy)["noise"] == {"name": "student_t", "dimensions": 8.0}
+    again = rebuild(card_of(heavy), MAKERS)
+    assert not again.noise.gaussian and again.noise.card == heavy.noise.card
+
+
+def test_a_call_written_as_text():
+    assert parse("flow") == {"name": "flow"}
+    assert parse(" flow(shift=3) ") == {"name": "flow", "shift": 3}
+    nested = parse("zero_snr(path=vp(beta_max=10.5, noise=student_t(dimensions=8)))")
+    assert nested == {"name": "zero_snr", "path": {"name": "vp", "beta_max": 10.5, "noise": {"name": "student_t", "dimensions": 8}}}
+    assert rebuild(nested, MAKERS).card["path"]["beta_max"] == 10.5
+    assert parse("f(a='x', b=-1.5, c=None, d=(1, 2))") == {"name": "f", "a": "x", "b": -1.5, "c": None, "d": (1, 2)}
+
+
+NO_CALLS = ["flow(", "", "flow(3)", "flow(shift=__import__('os'))", "a.b()", "flow(shift=1+1)", "x = 1", "[f() for f in g]"]
+
+
+@pytest.mark.parametrize("text", NO_CALLS)
+def test_what_is_not_a_call_is_refused(text):
+    with pytest.raises(UserError, match="not a constructor"):
+        rebuild(parse(text), MAKERS)
+
+
+def test_unknown_names_and_fields_name_the_nearest():
+    with pytest.raises(UserError, match=r"path: unknown name 'flwo'. Did you mean 'flow'"):
+        rebuild(parse("flwo(shift=3)"), MAKERS, "path")
+    with pytest.raises(UserError, match=r"flow has no field 'shfit'. Did you mean 'shift'"):
+        rebuild(parse("flow(shfit=3)"), MAKERS, "path")
+    with pytest.raises(UserError, match=r"path.path: unknown name 'vq'. Did you mean 'vp'"):
+        rebuild(parse("zero_snr(path=vq())"), MAKERS, "path")
+    with pytest.raises(UserError, match="cannot be made"):
+        rebuild(parse("student_t"), MAKERS)
+    with pytest.raises(UserError, match="unknown name 'eval'"):
+        rebuild({"name": "eval", "source": "1"}, MAKERS)
+
+
+def test_what_has_no_card_cannot_be_written():
+    with pytest.raises(UserError, match="named constructors"):
+        card_of(lambda t: t)
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 3
+    mult: tuple[int, ...] = (1, 2)
+
+
+def test_dataclasses_and_containers_have_cards():
+    card = card_of(Config(width=4))
+    assert card == {"name": "Config", "width": 4, "mult": [1, 2]}
+    assert rebuild(json.loads(json.dumps(card)), [Config]) == Config(width=4)
+    assert card_of({"a": (1, None), "b": Config()}) == {"a": [1, None], "b": {"name": "Config", "width": 3, "mult": [1, 2]}}
+
+
+def test_remembering_changes_nothing_else():
+    @remembers
+    def pair(a: int, b: int = 2) -> Config:
+        """Its docstring."""
+        return Config(a, (b,))
+
+    assert pair(1) == Config(1, (2,)) and pair.__doc__ == "Its docstring."
+    assert pair(1, b=5).card == {"name": "pair", "a": 1, "b": 5}
+    with pytest.raises(TypeError):
+        pair()
+
+
+def test_nearest_lists_what_is_known():
+    assert nearest("micha", ["micah", "pixel-art"]) == " Did you mean 'micah'? Known: micah, pixel-art."
+    assert nearest("zzz", ["micah"]) == " Known: micah."

@@ -1,0 +1,292 @@
+"""A run that is stopped, killed or starved goes on bit for bit; averages of weights are what they claim to be."""
+
+import random
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError
+from reverie.systems.recipe import Recipe
+from reverie.systems.system import Sampling
+from reverie.tasks import train as tasks_train
+from reverie.train import PowerEma, Run, Training, combine, fit
+from reverie.train.ema import power_of
+from reverie.train.loop import Key, order
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run: its losses, and all it holds at the end."""
+    run = tiny.make(tmp_path_factory.mktemp("whole"))
+    losses = [now.loss for now in fit(run)]
+    return losses, tiny.state(run)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+
+
+def resumed(folder):
+    run = tiny.make(folder)
+    run.resume()
+    return run
+
+
+@pytest.mark.parametrize("stop", [1, 5, tiny.STEPS - 1])
+def test_stop_and_resume_is_the_same_run(whole, tmp_path, stop):
+    losses = []
+    going = fit(tiny.make(tmp_path))
+    for now in going:
+        losses.append(now.loss)
+        if now.step == stop:
+            torch.randn(5)  # what others draw in between changes nothing
+            going.close()
+    run = resumed(tmp_path)
+    assert run.step == stop
+    losses += [now.loss for now in fit(run)]
+    assert losses == whole[0]
+    assert same(tiny.state(run), whole[1])
+
+
+def test_an_interrupted_step_is_taken_again(whole, tmp_path, monkeypatch):
+    run, advance = tiny.make(tmp_path), Run.advance
+
+    def stopped(self):
+        if self.step == 4:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Run, "advance", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(fit(run))
+    monkeypatch.undo()
+    run = resumed(tmp_path)
+    assert run.step == 4
+    list(fit(run))
+    assert same(tiny.state(run), whole[1])
+
+
+def child(folder, *words):
+    command = [sys.executable, str(Path(tiny.__file__)), str(folder), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_at_any_moment_loses_no_saved_step(whole, tmp_path):
+    last = random.randrange(2, tiny.STEPS - 2)
+    with child(tmp_path) as process:
+        for line in process.stdout:
+            if int(line) == last:
+                process.send_signal(signal.SIGKILL)
+                break
+    run = resumed(tmp_path)
+    assert last <= run.step <= tiny.STEPS
+    list(fit(run))
+    assert same(tiny.state(run), whole[1])
+
+
+def test_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole, tmp_path):
+    with child(tmp_path, "torn") as process:
+        said = process.stdout.read().split()
+    assert process.returncode == -signal.SIGKILL and said == ["1", "2", "3"]
+    assert [p.name for p in tmp_path.glob("*.safetensors")] == ["checkpoint.safetensors"]
+    run = resumed(tmp_path)
+    assert run.step == 3
+    list(fit(run))
+    assert same(tiny.state(run), whole[1])
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_run_goes_on(whole, tmp_path):
+    run = tiny.make(tmp_path, save_minutes=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, saved = b"", []
+    try:
+        for now in fit(run):
+            saved.append(now.saved)
+            if now.step == 3:
+                before = run.checkpoint.read_bytes()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # files get half as long as needed
+            if now.step == 6:
+                assert run.checkpoint.read_bytes() == before
+                assert "has room" in run.complaint
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved == [True, True, True, False, False, False, True, True, True]
+    assert run.complaint == "" and [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert same(tiny.state(run), whole[1])
+    assert resumed(tmp_path).step == tiny.STEPS
+
+
+def test_every_epoch_shows_each_example_once_wherever_it_begins():
+    size, batch = 10, 4
+    shown = np.concatenate([order(size, batch, step, 5) for step in range(10)])
+    epochs = shown.reshape(4, size)
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert not np.array_equal(order(size, size, 0, 5), order(size, size, 0, 6))
+    assert sorted(order(3, 7, 0, 0)[:6]) == [0, 0, 1, 1, 2, 2]  # a batch larger than the data
+
+
+def test_the_validation_loss_is_a_function_of_the_weights(tmp_path):
+    run = tiny.make(tmp_path)
+    for _ in range(3):
+        run.advance()
+    with run.averaged():
+        first = run.job.validate()
+        torch.randn(3)
+        assert run.job.validate() == first
+        assert run.job.validate(batch=1) == pytest.approx(first, rel=1e-5)
+    run.advance()
+    assert run.job.validate() != first
+
+
+def test_the_last_step_is_validated_and_saved(tmp_path):
+    *_, last = fit(tiny.make(tmp_path))
+    assert (last.step, last.saved, last.validation is not None) == (tiny.STEPS, True, True)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.10, 0.2])
+def test_the_average_is_the_integral_of_its_profile(width):
+    """average_t = sum over tau of theta_tau int (g + 1) / t (u / t)^g du over its step."""
+    module, steps = nn.Linear(1, 1, bias=False, dtype=torch.float64), 60
+    theta = np.cos(np.arange(1, steps + 1) / 9)
+    ema = PowerEma(module, (width,))
+    for step in range(1, steps + 1):
+        nn.init.constant_(module.weight, theta[step - 1])
+        ema.update(module, step)
+    edges = (np.arange(steps + 1) / steps) ** (power_of(width) + 1)
+    assert float(ema.averages[0]["weight"]) == pytest.approx(float((theta * np.diff(edges)).sum()), rel=1e-12)
+    u = (np.arange(10**5) + 0.5) / 10**5
+    profile = (power_of(width) + 1) * u ** power_of(width) / 10**5
+    mean = (profile * u).sum()
+    assert ((profile * (u - mean) ** 2).sum()) ** 0.5 == pytest.approx(width, rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [0.03, 0.07, 0.15])
+def test_another_width_is_made_from_stored_averages(width):
+    module, steps = nn.Linear(20, 1, bias=False, dtype=torch.float64), 640
+    ema, direct, stored = PowerEma(module, (0.05, 0.10)), PowerEma(module, (width,)), []
+    rng = np.random.default_rng(0)
+    end, wander = rng.normal(size=20), np.zeros(20)
+    for step in range(1, steps + 1):
+        wander = 0.97 * wander + 0.1 * rng.normal(size=20)
+        theta = end * (1 - np.exp(-step / 150)) + wander  # a way to somewhere, with noise
+        module.weight.data[0] = torch.from_numpy(theta)
+        ema.update(module, step)
+        direct.update(module, step)
+        if step % (steps // 16) == 0:
+            stored += [(step, w, {k: v.clone() for k, v in a.items()}) for w, a in zip(ema.widths, ema.averages, strict=True)]
+    truth, made = direct.averages[0]["weight"], combine(stored, width)["weight"]
+    assert float((made - truth).norm() / truth.norm()) < 0.015
+    nearest = min(float((a["weight"] - truth).norm() / truth.norm()) for a in ema.averages)
+    assert float((made - truth).norm() / truth.norm()) < 0.5 * nearest  # and better than the nearer of the two
+
+
+RECIPE = Recipe(
+    name="specks",
+    source="folder",
+    size=8,
+    net=tiny.PLAIN,
+    sampling=Sampling(steps=2, size=(8, 8)),
+    training=tiny.settings(save_minutes=0, validate_minutes=0, holdout=4, widths=(0.1,)),
+)
+
+
+def session(folder):
+    images = np.random.default_rng(0).integers(0, 256, (14, 1, 8, 8), dtype=np.uint8)
+    system, job = RECIPE.prepare(Pictures("specks", images, "none needed"))
+    return tasks_train.Session(RECIPE, system, Run(job, RECIPE.training, folder), folder)
+
+
+def test_a_failing_preview_never_ends_a_run_and_comes_after_the_save(tmp_path, monkeypatch):
+    saved = []
+
+    def broken(*args, **kwargs):
+        saved.append((tmp_path / "checkpoint.safetensors").exists())
+        raise RuntimeError("no picture today")
+
+    monkeypatch.setattr(tasks_train, "generate", broken)
+    run = session(tmp_path)
+    complaints = {run.run.complaint for _ in run}
+    assert run.run.step == tiny.STEPS and saved == [True] * (tiny.STEPS - 1)
+    assert any("no picture today" in c for c in complaints)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path):
+    run = tiny.make(tmp_path)
+    run.advance()
+    assert run.save()
+    data = run.checkpoint.read_bytes()
+    for length in (0, 7, 200, len(data) // 2, len(data) - 1):
+        run.checkpoint.write_bytes(data[:length])
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            resumed(tmp_path)
+    run.checkpoint.unlink()
+    with pytest.raises(UserError, match="is not there"):
+        resumed(tmp_path)
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path):
+    run = tiny.make(tmp_path)
+    run.advance()
+    run.save()
+    for other in (replace(tiny.NET, channels=16), replace(tiny.NET, mult=(1, 1)), replace(tiny.NET, blocks=2)):
+        with pytest.raises(UserError, match="another model"):
+            tiny.make(tmp_path, net=other).resume()
+    with pytest.raises(UserError, match="seed"):
+        tiny.make(tmp_path, seed=1).resume()
+    with pytest.raises(UserError, match="another model"):
+        tiny.make(tmp_path, widths=(0.2,)).resume()
+
+
+def test_a_model_file_is_not_a_checkpoint(tmp_path):
+    run = session(tmp_path)
+    run.export().rename(run.run.checkpoint)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        run.run.resume()
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight(tmp_path, monkeypatch):
+    run = tiny.make(tmp_path)
+    run.advance()
+    before = {k: v.clone() for k, v in run.job.module.state_dict().items()}
+    loss = run.job.loss
+    monkeypatch.setattr(run.job, "loss", lambda index, key: loss(index, key) * torch.nan)
+    run.advance()
+    assert run.step == 2 and same(before, run.job.module.state_dict())
+
+
+def test_the_rate_warms_up_stays_and_falls_to_nothing(tmp_path):
+    run = tiny.make(tmp_path, steps=100, warmup=10, decay=0.4, rate=1.0)
+
+    def rate(step):
+        run.step = step
+        return run.rate()
+
+    assert [rate(k) for k in (0, 4, 9, 30, 60)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+    assert [rate(k) for k in (80, 99, 100)] == pytest.approx([0.5, 0.025, 0])
+
+
+def test_randomness_is_named_not_carried():
+    draws = [Key(s, k).torch(p).initial_seed() for s in (0, 1) for k in (0, 1) for p in ("time", "noise")]
+    assert len(set(draws)) == 8
+    assert Key(0, 1).numpy("a").random() == Key(0, 1).numpy("a").random() != Key(0, 1).numpy("b").random()
+
+
+@pytest.mark.parametrize("field", ["batch", "rate", "minutes", "clip", "holdout"])
+def test_impossible_settings_are_refused(field):
+    with pytest.raises(UserError, match=field):
+        Training(**{field: 0})
+    with pytest.raises(UserError, match="steps"):
+        Training(steps=-1)
