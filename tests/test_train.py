@@ -16,8 +16,10 @@ from torch import nn
 
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
+from reverie.nets.mlp import MLPConfig
 from reverie.systems.recipe import Recipe
 from reverie.systems.system import Sampling
+from reverie.systems.toy.recipe import TOY
 from reverie.tasks import train as tasks_train
 from reverie.train import PowerEma, Run, Training, combine, fit
 from reverie.train.ema import power_of
@@ -290,3 +292,19 @@ def test_impossible_settings_are_refused(field):
         Training(**{field: 0})
     with pytest.raises(UserError, match="steps"):
         Training(steps=-1)
+
+
+def test_a_finished_run_gives_a_model_of_another_length(tmp_path):
+    training = Training(steps=40, batch=32, bf16=False, snapshots=8, holdout=64)
+    recipe = replace(TOY, count=500, net=MLPConfig(width=16, depth=1), training=training)
+    session = tasks_train.Session.open(recipe, tmp_path, resume=False)
+    list(session)
+    session.reaverage(0.05)
+    weights = session.run.job.module.state_dict()
+    for name, value in session.run.ema.averages[0].items():
+        assert torch.allclose(weights[name], value, atol=5e-3)
+    path = session.reaverage(0.15)
+    assert path.name == "model-0.15.safetensors"
+    assert any(not torch.allclose(v, session.run.ema.averages[0][k]) for k, v in session.run.job.module.state_dict().items())
+    with pytest.raises(UserError, match="between 0 and"):
+        session.reaverage(0.5)

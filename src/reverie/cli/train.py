@@ -29,7 +29,10 @@ def main(arguments: Sequence[str]) -> None:
     recipe, place = _read(RECIPES[name], arguments[1:], name)
     if place.threads:
         torch.set_num_threads(place.threads)
-    session = Session.open(recipe, Path(place.out or f"runs/{name}"), place.resume)
+    session = Session.open(recipe, Path(place.out or f"runs/{name}"), place.resume or bool(place.average))
+    if place.average:
+        print(session.reaverage(place.average))
+        return
     _show(session)
     print(session.folder / "model.safetensors")
 
@@ -42,6 +45,8 @@ class Place:
     """Folder of the run; '' = runs/RECIPE."""
     resume: bool = False
     """Go on with the run in the folder."""
+    average: float = 0.0
+    """Do not train: write the model of a finished run with averages of this relative length, 0.01 to 0.27."""
     threads: int = 0
     """CPU threads; 0 = all."""
 

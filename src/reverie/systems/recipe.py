@@ -115,6 +115,8 @@ class Recipe:
             **self.objective.laws(),
         )
         channels_last(denoiser)
+        if self.training.compile:
+            denoiser.net.compile()
         return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=self.sampling, about=self.card(pictures)), job
 
     def card(self, pictures: Pictures) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.files import write_whole
+from reverie.files import load_tensors, write_whole
 from reverie.systems.recipe import Recipe, recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
 from reverie.tasks.generate import generate
 from reverie.tasks.sheet import sheet
+from reverie.train.ema import combine, split
 from reverie.train.loop import Progress, Run, fit
 
 
@@ -75,6 +76,19 @@ class Session:
             write_whole(self.folder / "previews" / f"{now.step:07d}.png", lambda p: picture.save(p, "PNG"))
         except Exception as error:
             self.run.complaint = f"the preview at step {now.step} failed ({error}); the run goes on"
+
+    def reaverage(self, width: float) -> Path:
+        """Writes the model with averages of another relative length, made from the run's snapshots (arXiv 2312.02696)."""
+        if not 0 < width < 0.28:
+            raise UserError(f"an average of relative length {width} cannot be made: choose one between 0 and 0.28")
+        found = sorted(self.folder.glob("snapshot-*.safetensors"))
+        if not found:
+            raise UserError(f"{self.folder} has no snapshots: train with --snapshots 8 or so, to the end")
+        stored = [entry for path in found for entry in split(int(path.stem[9:]), load_tensors(path)[0])]
+        self.run.job.module.load_state_dict({k: v.float() for k, v in combine(stored, width).items()})
+        path = self.folder / f"model-{width:g}.safetensors"
+        save(self.system, path)
+        return path
 
     def export(self) -> Path:
         """Writes the averaged model as a file that `reverie generate --model` opens."""

@@ -1,5 +1,7 @@
 """Training: objectives, time laws, averages of weights, and the loop."""
 
+from reverie.train.bound import bits_per_dim as bits_per_dim
+from reverie.train.bound import hybrid as hybrid
 from reverie.train.ema import PowerEma as PowerEma
 from reverie.train.ema import combine as combine
 from reverie.train.loop import Job as Job

@@ -65,6 +65,13 @@ def weights_for(moments: Iterable[tuple[float, float]], width: float, at: float)
     return np.linalg.lstsq(_overlap(t, g, t, g), _overlap(t, g, goal_t, goal_g)[:, 0], rcond=None)[0]
 
 
+def split(step: int, tensors: Mapping[str, Tensor]) -> list[tuple[float, float, dict[str, Tensor]]]:
+    """A stored `PowerEma.state()` as entries for `combine`: (step, width, weights)."""
+    widths = sorted({k[4:].partition(".")[2].partition(".")[0] for k in tensors if k.startswith("ema.0.")})
+    heads = [(float(f"0.{w}"), f"ema.0.{w}.") for w in widths]
+    return [(step, width, {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}) for width, head in heads]
+
+
 def combine(stored: Sequence[tuple[float, float, Mapping[str, Tensor]]], width: float) -> dict[str, Tensor]:
     """The average of another width, from snapshots (step, width, weights); step of the last one is its end."""
     factors = weights_for([(s, w) for s, w, _ in stored], width, stored[-1][0])
