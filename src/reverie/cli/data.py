@@ -59,7 +59,7 @@ def _open(asked: Data) -> Pictures:
     if asked.name == "fashion-mnist":
         from reverie.data.fashion import fashion_mnist
 
-        return fashion_mnist(asked.path) if asked.path else fashion_mnist()
+        return fashion_mnist("train", asked.path or None)
     if not asked.path:
         raise UserError(f"'{asked.name}' is not packaged: look at one with --path, or make the emoji set with --out FILE")
     if asked.name == "emoji":

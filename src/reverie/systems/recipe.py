@@ -225,7 +225,7 @@ def _avatars(data: str, size: int) -> Pictures:
 def _fashion(data: str, size: int) -> Pictures:
     from reverie.data.fashion import fashion_mnist
 
-    return (fashion_mnist(data) if data else fashion_mnist()).pad(size)
+    return fashion_mnist("train", data or None).pad(size)
 
 
 def _folder(data: str, size: int) -> Pictures:
