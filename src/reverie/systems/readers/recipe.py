@@ -1,7 +1,7 @@
 """How the judges are trained: on real pictures alone, apart from every generator, with seeds of their own.
 
 reverie train avatars-reader --out runs/avatars-reader
-python -m reverie.systems.readers runs/avatars-reader avatars      (measures it, and writes the half-size file that is shipped)
+python -m reverie.systems.readers runs/avatars-reader avatars    (measures it, and writes the file that is shipped)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,11 +94,13 @@ AVATARS_READER = ReaderRecipe(
     about="the judge of avatars: reads style, hair, skin, glasses, ...",
     source="avatars",
     heads=("style", "hair", "hair_color", "skin", "glasses", "facial_hair", "expression", "clothing_color"),
-    net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
+    net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 3, 3, 2), groups=8),
+    soft=0.3,
+    noise=0.08,
     training=Training(
-        steps=1800,
-        batch=32,
-        rate=3e-3,
+        steps=4400,
+        batch=16,
+        rate=2e-3,
         warmup=50,
         decay=0.7,
         weight_decay=0.02,
@@ -117,12 +119,12 @@ FASHION_READER = ReaderRecipe(
     heads=("class",),
     net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
     shift=1,
-    soft=0.2,
-    noise=0.05,
+    soft=0.1,
+    noise=0.03,
     training=Training(
-        steps=2000,
-        batch=64,
-        rate=3e-3,
+        steps=4800,
+        batch=32,
+        rate=2e-3,
         warmup=50,
         decay=0.7,
         weight_decay=0.02,

@@ -1,0 +1,33 @@
+"""Makes the file that is shipped, from a finished run: half precision, with its name, licence and measured quality.
+
+    python -m reverie.systems.avatars runs/avatars/model.safetensors [quality.json]
+
+quality.json is what `reverie evaluate runs/avatars --json` printed.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from reverie.systems.shipped import SHIPPED
+from reverie.systems.weights import load, save
+
+
+def main(model: str, quality: str = "") -> None:
+    """Writes the shipped file."""
+    system = load(model)
+    about = {k: v for k, v in system.about.items() if k != "hash"} | {
+        "name": "reverie-avatars",
+        "licence": "Apache-2.0; the pictures it learnt from keep the licences of their designers, see data/parts/AVATARS.md",
+    }
+    if quality:
+        about["quality"] = json.loads(Path(quality).read_text())
+    save(replace(system, about=about), SHIPPED["reverie-avatars"], torch.float16)
+    print(SHIPPED["reverie-avatars"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
