@@ -9,8 +9,9 @@ Kernel distance, KID (Binkowski et al., arXiv:1801.01401), the unbiased squared 
     k(x, y) = (x.y / F + 1)^3                                                                                      (2)
     d = mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_{i, j} k(a_i, b_j)                          (3)
 
-Precision and recall (Kynkaanniemi et al., arXiv:1904.06991): a set's support is the union of balls around its points, each as wide
-as the distance to the k-th neighbour; precision is the share of generated points in the support of the real ones, recall the reverse.
+Precision and recall (Kynkaanniemi et al., arXiv:1904.06991): a set's support is the union of balls around its points, each
+as wide as the distance to the k-th neighbour; precision is the share of generated points in the support of the real ones,
+recall the reverse.
 
 Frechet distances grow as samples become fewer, so compare only those of the same count; KID does not.
 """
@@ -36,7 +37,7 @@ def covariance(features: np.ndarray) -> np.ndarray:
 
 
 def frechet_of(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
-    """Eq. (1) of means (F,) and covariances (F, F). Rank-deficient covariances are welcome: only symmetric matrices are decomposed."""
+    """Eq. (1) of means (F,) and covariances (F, F), which may lack rank: only symmetric matrices are decomposed."""
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     middle = root @ cov_b @ root
@@ -109,11 +110,20 @@ def copies(made: np.ndarray, training: np.ndarray, held: np.ndarray, quantile: f
 
     A model that generalises as the world does scores about `quantile`; one that recites scores near 1. Arrays (N, F) of one space.
     """
-    limit = np.quantile(nearest(held, training), quantile)
+    return nearer(made, training, copy_limit(training, held, quantile))
+
+
+def copy_limit(training: np.ndarray, held: np.ndarray, quantile: float = 0.05) -> float:
+    """The distance to the nearest training picture that a `quantile` of held-out real pictures stay within."""
+    return float(np.quantile(nearest(held, training), quantile))
+
+
+def nearer(made: np.ndarray, training: np.ndarray, limit: float) -> float:
+    """Share of `made` (M, F) with a training picture (N, F) within `limit`."""
     return float((nearest(made, training) <= limit).mean())
 
 
-def _squares(a: np.ndarray, b: np.ndarray, block: int = 256) -> Iterator[np.ndarray]:
+def _squares(a: np.ndarray, b: np.ndarray, block: int = 64) -> Iterator[np.ndarray]:
     """Squared distances (block, M) from some of a to all of b, in a's order."""
     b_norms = np.einsum("ij,ij->i", b, b)
     for i in range(0, len(a), block):

@@ -48,8 +48,9 @@ def thumbnails(size: int = 16) -> Features:
     """Pictures averaged to size x size and laid flat: F = C size^2, in [0, 1]; distances are root-mean-square grey levels."""
 
     def shrink(pictures: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(np.ascontiguousarray(pictures)).float() / 255
-        flat = F.adaptive_avg_pool2d(x, size).flatten(1).double().numpy()
+        starts = range(0, len(pictures), 500)
+        blocks = (torch.from_numpy(np.ascontiguousarray(pictures[i : i + 500])).float() for i in starts)
+        flat = torch.cat([F.adaptive_avg_pool2d(x, size).flatten(1) for x in blocks]).double().numpy() / 255
         return np.asarray(flat / np.sqrt(flat.shape[1]))
 
     return shrink

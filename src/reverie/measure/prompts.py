@@ -1,11 +1,11 @@
 """Prompts to judge avatars by: sentences nobody trained on, with what each of them asks for.
 
-Prompt k is drawn under a seed of its own from the law of the avatars; every second one holds a combination of attributes that is kept
-out of all training data (`data.avatar_attributes.HELD_OUT`), and says so. The words are those captions are made of, so that none
-is unknown to a model; the forms of the sentences are not, so that none is remembered.
+Prompt k is drawn under a seed of its own from the law of the avatars; every second one holds a combination of attributes that
+is kept out of all training data (`data.avatar_attributes.HELD_OUT`), and says so. The words are those captions are made of, so
+that none is unknown to a model; the forms of the sentences are not, so that none is remembered.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from reverie.data.avatar_attributes import COVERED, HELD_OUT, draw
 from reverie.data.avatar_words import ANYONE, CLOTHING_COLOR, COLOR_WORDS, HAIR_COLOR_WORDS, MAN, PHRASES, WOMAN
 
-SEED = 20_261  # of no other draw
+SEED = 20_265  # of no other draw, and such that the first 240 avatars are not among the packaged ones
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt. attributes: what its text asks for. avatar: the whole avatar it was drawn from. new: holds a held-out combination."""
+    """A prompt. attributes: what it asks for. avatar: the whole avatar it was drawn from. new: asks a held-out combination."""
 
     text: str
     attributes: Mapping[str, str]
@@ -27,15 +27,18 @@ class Asked:
     new: bool
 
 
-def avatar_prompts(count: int = 240, seed: int = SEED) -> tuple[Asked, ...]:
-    """`count` prompts; the first of them are the same whatever the count."""
-    return tuple(_prompt(seed, k) for k in range(count))
+def avatar_prompts(count: int = 240, seed: int = SEED, avoid: Iterable[Mapping[str, str]] = ()) -> tuple[Asked, ...]:
+    """`count` prompts; the first of them are the same whatever the count. avoid: whole avatars that are drawn again instead."""
+    known = {tuple(sorted(a.items())) for a in avoid}
+    return tuple(_prompt(seed, k, known) for k in range(count))
 
 
-def _prompt(seed: int, k: int) -> Asked:
+def _prompt(seed: int, k: int, known: Container[tuple[tuple[str, str], ...]]) -> Asked:
     rng = np.random.default_rng([seed, k])
     new = k % 2 == 1
     avatar = draw(rng, only_held_out=new)
+    while tuple(sorted(avatar.items())) in known:
+        avatar = draw(rng, only_held_out=new)
     said = _Said(rng, avatar, _needed(avatar) if new else frozenset())
     text = FORMS[k // 2 % len(FORMS)](said.told())
     return Asked(text, said.asked, avatar, new)
@@ -53,7 +56,6 @@ class _Told:
     has: list[str] = field(default_factory=list)  # "a red bun"
     wears: list[str] = field(default_factory=list)  # "round glasses"
     style: str = ""  # "micah"
-    they: str = "they"
 
 
 class _Said:
@@ -80,7 +82,7 @@ class _Said:
         return _coloured(self.pick(phrases), colour)
 
     def told(self) -> _Told:
-        a, told = self.avatar, _Told(*self.person())
+        a, told = self.avatar, _Told(self.person())
         self.asks("hair", 1.0)
         shaven = a["facial_hair"] == "none"
         hidden = a["hair"] in (*COVERED, "bald")
@@ -101,11 +103,11 @@ class _Said:
             told.style = self.word("style", "adj")
         return told
 
-    def person(self) -> tuple[str]:
+    def person(self) -> str:
         """A noun that says nothing but what beards and hair suggest."""
         if self.avatar["facial_hair"] != "none":
-            return (self.pick((*MAN, *ANYONE)),)
-        return (self.pick((*WOMAN, *ANYONE) if self.avatar["hair"] in ("long", "bob", "bun", "hijab") else ANYONE),)
+            return self.pick((*MAN, *ANYONE))
+        return self.pick((*WOMAN, *ANYONE) if self.avatar["hair"] in ("long", "bob", "bun", "hijab") else ANYONE)
 
 
 def _coloured(phrase: str, colour: str) -> str:
@@ -135,29 +137,30 @@ def _clothes_first(t: _Told) -> str:
     return (f"in {_and(t.wears)}: " if t.wears else "") + f"{person}, {_and(t.has)}"
 
 
-def _face_of(t: _Told) -> str:
-    """micah, with a red bun and round glasses, the face is sad"""
+def _features_first(t: _Told) -> str:
+    """micah, with a red bun and round glasses, the woman is sad"""
     lead = f"{t.style}, " if t.style else ""
     return f"{lead}with {_and(t.has + t.wears)}" + (f", the {t.who} is {_and(t.is_)}" if t.is_ else f", {article(t.who)}")
 
 
 def _things(t: _Told) -> str:
     """a red bun and round glasses, sad and dark-skinned, as micah"""
-    return ", ".join([" and ".join(t.has + t.wears)] + ([" and ".join(t.is_)] if t.is_ else [])) + (f", as {t.style}" if t.style else "")
+    parts = [" and ".join(some) for some in (t.has + t.wears, t.is_) if some]
+    return ", ".join(parts + ([f"as {t.style}"] if t.style else []))
 
 
-def _she_has(t: _Told) -> str:
-    """has a red bun, wears round glasses, looks: sad. in micah style the woman"""
-    head = f"in {t.style} style " if t.style else ""
-    middle = f"{head}the {t.who} has {_and(t.has)}"
-    return middle + (f" and is {_and(t.is_)}" if t.is_ else "") + (f", {_and(t.wears)} too".removesuffix(" too") if t.wears else "")
+def _style_first(t: _Told) -> str:
+    """in micah style the woman has a red bun and is sad, round glasses"""
+    lead = f"in {t.style} style " if t.style else ""
+    text = f"{lead}the {t.who} has {_and(t.has)}" + (f" and is {_and(t.is_)}" if t.is_ else "")
+    return text + (f", {_and(t.wears)}" if t.wears else "")
 
 
 def _two(t: _Told) -> str:
-    """sad, with a red bun: this is a micah picture of a woman in round glasses"""
+    """sad, with a red bun: a micah picture of a woman in round glasses"""
     lead = ", ".join([*t.is_, f"with {_and(t.has)}"])
     kind = article(f"{t.style} picture" if t.style else "picture")
     return f"{lead}: {kind} of {article(t.who)}" + (f" in {_and(t.wears)}" if t.wears else "")
 
 
-FORMS: tuple[Callable[[_Told], str], ...] = (_the, _clothes_first, _face_of, _things, _she_has, _two)
+FORMS: tuple[Callable[[_Told], str], ...] = (_the, _clothes_first, _features_first, _things, _style_first, _two)

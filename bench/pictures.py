@@ -1,0 +1,29 @@
+"""The picture of the README, from the shipped model: no selection, seeds 7, 8, 9, ...
+
+python bench/pictures.py docs/avatars.png
+"""
+
+import sys
+
+import reverie
+from reverie.tasks.sheet import sheet
+
+PROMPTS = (
+    "a smiling woman with long red hair and round glasses, blue hoodie, avataaars style",
+    "a bald man with a beard, open peeps style",
+    "a laughing person with a purple mohawk and sunglasses, micah style",
+    "a sad girl with a purple bob, yellow shirt, pixel art style",
+    "an angry man with a brown mustache, green jacket, avataaars style",
+    "a woman with dark skin and a blonde afro, open peeps style",
+    "long pink hair, square glasses, orange sweater, micah style",
+    "a man with a red beanie and sunglasses, pixel art style",
+    "a surprised woman wearing a green hijab, avataaars style",
+    "black curly hair, pink top, laughing, open peeps style",
+    "a smiling man with tan skin and a blue turban, micah style",
+    "a neutral face, brown skin, short gray hair, purple t-shirt, pixel art style",
+)
+
+if __name__ == "__main__":
+    system = reverie.load("reverie-avatars")
+    images = system.generate(PROMPTS, seed=7)
+    sheet(images, columns=6, scale=2).save(sys.argv[1])

@@ -1,0 +1,82 @@
+"""One table: a model between its floor (other real pictures) and its ceiling (noise), all measured alike."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reverie.measure.distances import copy_limit, frechet, kid, nearer, precision_recall
+from reverie.measure.features import Features, thumbnails
+
+
+@dataclass(frozen=True)
+class Row:
+    """n: pictures measured. kid: x 1000, with its deviation over subsets. None: not measured."""
+
+    name: str
+    n: int
+    kid: float
+    frechet: float
+    precision: float
+    recall: float
+    agreement: float | None
+    copies: float
+    nfe: float | None = None
+    seconds: float | None = None
+
+
+class Yardstick:
+    """What everything is measured against, made ready once.
+
+    reference: real pictures uint8 (N, C, H, W). training: all that the model was trained on, and held: some that it was not, to
+    tell copies by.
+    """
+
+    def __init__(self, features: Features, reference: np.ndarray, training: np.ndarray, held: np.ndarray) -> None:
+        self.features, self.small = features, thumbnails()
+        self.reference = features(reference)
+        self.training, self.held = self.small(training), self.small(held)
+        self.limit = copy_limit(self.training, self.held)
+
+    def row(self, name: str, pictures: np.ndarray, agreement: float | None = None, **more: Any) -> Row:
+        """All distances of some pictures, uint8 (N, C, H, W)."""
+        found = self.features(pictures)
+        copied = nearer(self.small(pictures), self.training, self.limit)
+        return self._row(name, len(pictures), found, agreement, copied, **more)
+
+    def real(self, pictures: np.ndarray, agreement: float | None = None) -> Row:
+        """The floor: real pictures that are not of the reference. Its copies are those of the held pictures, 5 % by definition."""
+        copied = nearer(self.held, self.training, self.limit)
+        return self._row("real", len(pictures), self.features(pictures), agreement, copied)
+
+    def _row(self, name: str, n: int, found: np.ndarray, agreement: float | None, copied: float, **more: Any) -> Row:
+        precision, recall = precision_recall(self.reference, found)
+        apart = 1000 * kid(self.reference, found)[0]
+        return Row(name, n, apart, frechet(self.reference, found), precision, recall, agreement, copied, **more)
+
+
+def noise(like: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The ceiling: as many pictures of nothing, uint8: Gaussian, of deviation 1 in [-1, 1], cut at the ends."""
+    normal = np.random.default_rng(seed).standard_normal(like.shape, np.float32)
+    return ((normal.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+
+
+COLUMNS = {
+    "n": "{:d}", "kid": "{:.2f}", "frechet": "{:.2f}", "precision": "{:.2f}", "recall": "{:.2f}", "agreement": "{:.1%}",
+    "copies": "{:.1%}", "nfe": "{:.0f}", "seconds": "{:.2f}",
+}  # fmt: skip
+TITLES = {"kid": "KID x1000", "frechet": "Frechet", "nfe": "NFE", "seconds": "s/picture"}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Plain text, columns aligned; "-" where nothing was measured."""
+    cells = [["", *(TITLES.get(name, name) for name in COLUMNS)]]
+    for row in rows:
+        values = asdict(row)
+        cells.append([row.name, *("-" if values[k] is None else form.format(values[k]) for k, form in COLUMNS.items())])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]) for first, *rest in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
