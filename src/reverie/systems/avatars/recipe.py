@@ -22,7 +22,7 @@ ENLARGER = EnlargerRecipe(
     about="the last stage of avatars: 32 px into 64 px",
     source="avatars",
     net=UpsamplerConfig(channels=32, blocks=4, factor=2),
-    training=Training(steps=1500, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
+    training=Training(steps=800, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
 )
 
 AVATARS = Recipe(
@@ -30,6 +30,8 @@ AVATARS = Recipe(
     about="text to drawn faces in four styles: 32 px by diffusion, 64 px by avatars-enlarger",
     source="avatars",
     shrink=2,
+    codec="reverie-avatars",
+    wording="reverie-avatars",
     net=UNetConfig(
         patch=2,
         channels=32,
