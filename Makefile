@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test lint format data train-avatars bench clean
+.PHONY: demo test format train-avatars clean
 
 demo: $(VENV)/ready
 	$(BIN)/reverie generate \
