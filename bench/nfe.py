@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from reverie.cli.evaluate import array
 from reverie.data.avatars import avatars
 from reverie.measure.agreement import shown
 from reverie.measure.distances import kid
 from reverie.measure.features import imagenet
 from reverie.measure.prompts import avatar_prompts
-from reverie.measure.reader import load_reader
-from reverie.systems.shipped import open_model
+from reverie.systems.shipped import open_model, open_reader
+from reverie.tasks.evaluate import array
 from reverie.tasks.generate import run, settle
 
 NFES = (1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50)
@@ -51,7 +50,7 @@ def pictures(system, prompts, **settings):
 
 
 def main(bench: Bench):
-    system, reader, features = open_model("reverie-avatars"), load_reader("avatars"), imagenet()
+    system, reader, features = open_model("reverie-avatars"), open_reader("avatars"), imagenet()
     prompts = avatar_prompts(2 * bench.samples)[::2]
     asked = [p.attributes for p in prompts]
     _, held = avatars().split(1000)

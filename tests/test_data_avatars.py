@@ -10,7 +10,7 @@ import pytest
 
 from reverie.data import HELD_OUT, PHRASES, STYLES, SUPPORT, VALUES, VOCABULARY, avatars, caption, draw, held_out, words
 from reverie.data.avatar_parts import job, retouch
-from reverie.data.avatar_words import COLOR_WORDS, HAIR_COLOR_WORDS, SOME_GLASSES
+from reverie.data.avatar_words import COLOR_WORDS, HAIR_COLOR_WORDS, SOME_GLASSES, caption_and_told
 from reverie.data.avatars import plan
 from reverie.data.render import render
 from reverie.errors import UserError
@@ -143,6 +143,26 @@ def test_captions_tell_the_true_colours(captions):
                 told += 1
                 assert a["clothing_color"] == word, text
     assert told > 1500
+
+
+def test_what_a_caption_tells_is_known():
+    """What is listed as told is true and in the text; what is not, is not: the text is the same whatever its value."""
+    for k in range(400):
+        a = draw(np.random.default_rng([9, k]))
+        text, told = caption_and_told(a, np.random.default_rng([10, k]))
+        for name, value in told.items():
+            assert value == a[name] or (value is None and name == "glasses" and any(w in text for w in SOME_GLASSES))
+            if value is not None and (name, value) in PHRASES:
+                plain = text if name == "skin" else re.sub(rf"\b(?:{'|'.join(COLOURS)})\b ?", "", text)
+                assert any(bare(p) in plain for p in PHRASES[name, value].all()), (text, name)
+        silent = "clothing_color" if "clothing_color" not in told else "hair_color" if "hair_color" not in told else None
+        if silent in a:
+            other = next(v for v in VALUES[silent] if v != a[silent])
+            assert caption(a | {silent: other}, np.random.default_rng([10, k])) == text
+        for name in ("hair_color", "clothing_color"):
+            if name in told:
+                other = next(v for v in VALUES[name] if v != a[name])
+                assert caption(a | {name: other}, np.random.default_rng([10, k])) != text
 
 
 def test_captions_vary_and_tell_most(captions):

@@ -16,12 +16,13 @@ from reverie.data.fashion import CLASSES, FOLDER, fashion_mnist
 from reverie.denoiser import Denoiser, log_snr
 from reverie.encode import Classes
 from reverie.errors import UserError
-from reverie.measure import agreement, avatar_prompts, copies, frechet, kid, load_reader, precision_recall, shown, thumbnails
+from reverie.measure import agreement, avatar_prompts, copies, frechet, kid, precision_recall, shown, thumbnails
 from reverie.measure.distances import covariance, frechet_of, nearest
 from reverie.measure.report import Row, noise, table
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System
+from reverie.systems.shipped import SHIPPED, open_reader
 
 RNG = np.random.default_rng(0)
 
@@ -174,7 +175,7 @@ def test_no_prompt_is_from_the_packaged_part(packaged, prompts):
 
 def test_the_avatars_reader_reads(packaged):
     pictures = packaged.split(1000)[1].take(range(200))
-    found = shown(pictures.images, pictures.attributes, load_reader("avatars"))
+    found = shown(pictures.images, pictures.attributes, open_reader("avatars"))
     assert found.overall > 0.95
     assert min(found.each.values()) > 0.75  # expression is the hardest to read at 64 pixels
 
@@ -182,11 +183,11 @@ def test_the_avatars_reader_reads(packaged):
 @pytest.mark.skipif(not FOLDER.exists(), reason="Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist")
 def test_the_fashion_reader_reads():
     pictures = fashion_mnist("test").pad(32).take(range(200))
-    assert shown(pictures.images, pictures.attributes, load_reader("fashion")).overall > 0.87
+    assert shown(pictures.images, pictures.attributes, open_reader("fashion")).overall > 0.87
 
 
 def test_a_reader_takes_other_sizes_and_colours():
-    reader = load_reader("fashion")
+    reader = open_reader("fashion")
     gray = np.zeros((3, 1, 28, 28), np.uint8)
     assert reader.features(gray).shape == reader.features(np.repeat(gray, 3, 1)).shape == (3, 128)
     assert reader.features(gray).dtype == np.float64
@@ -194,11 +195,13 @@ def test_a_reader_takes_other_sizes_and_colours():
 
 def test_readers_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'avatars'"):
-        load_reader("avatar")
+        open_reader("avatar")
+    with pytest.raises(UserError, match="no reverie card"):
+        open_reader(PART)
     with pytest.raises(UserError, match="not a reader"):
-        load_reader(PART)
+        open_reader(SHIPPED["reverie-avatars"])
     with pytest.raises(UserError, match="check the path"):
-        load_reader(tmp_path / "none.safetensors")
+        open_reader(tmp_path / "none.safetensors")
 
 
 # --- the table

@@ -9,10 +9,10 @@ import torch
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.measure.agreement import shown
-from reverie.measure.reader import PARTS, load_reader
 from reverie.nets.classifier import ClassifierConfig
 from reverie.systems.readers.recipe import FASHION_READER, ReaderRecipe, targets
 from reverie.systems.recipes import RECIPES
+from reverie.systems.shipped import READERS, open_reader
 from reverie.tasks.train import Session
 from reverie.train.jobs import to_signal
 from reverie.train.loop import Key, Training
@@ -48,7 +48,7 @@ def test_a_reader_learns_is_saved_and_reads(tmp_path):
     losses = [now.loss for now in session]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
     fresh = dots(seed=1)
-    reader = load_reader(tmp_path / "model.safetensors")
+    reader = open_reader(tmp_path / "model.safetensors")
     assert reader.values == {"light": ("bright", "dark"), "side": ("left", "right")}
     assert shown(fresh.images, fresh.attributes, reader).overall > 0.9
 
@@ -77,11 +77,11 @@ def test_a_head_without_classes_is_refused():
 
 
 def test_a_damaged_reader_is_refused(tmp_path):
-    path = PARTS / "fashion.safetensors"
+    path = READERS["fashion"]
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match="not a whole safetensors"):
-        load_reader(cut)
+        open_reader(cut)
 
 
 def test_the_readers_are_recipes():

@@ -1,7 +1,7 @@
 """The nets: shapes, errors, masks, independence of samples, and that every parameter learns."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -227,8 +227,9 @@ def test_autoencoder():
         net.decode(x)
 
 
-def test_text():
-    net = shaken(TextTransformer(TEXT))
+@pytest.mark.parametrize("kernel", [0, 5])
+def test_text(kernel):
+    net = shaken(TextTransformer(replace(TEXT, kernel=kernel)))
     ids, mask = torch.randint(0, 50, (3, 7)), torch.arange(7) < torch.tensor([7, 3, 1])[:, None]
     tokens, pooled = net(ids, mask)
     assert tokens.shape == (3, 7, 16)

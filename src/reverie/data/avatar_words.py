@@ -119,25 +119,8 @@ ANYONE = ("person", "person", "character", "face", "human", "figure")
 FRAMES = ("{}", "{}", "{}", "portrait of {}", "a portrait of {}", "avatar of {}", "an avatar of {}", "picture of {}",
           "a drawing of {}", "the face of {}", "profile picture of {}")  # fmt: skip
 TITLES = ("avatar", "portrait", "face", "character", "cartoon face", "profile picture")
-_JOINS = (
-    "with",
-    "wearing",
-    "wears",
-    "has",
-    "and",
-    "who",
-    "is",
-    "in",
-    "dressed",
-    "he",
-    "she",
-    "they",
-    "have",
-    "wear",
-    "are",
-    "a",
-    "an",
-)
+_JOINS = ("with", "wearing", "wears", "has", "and", "who", "is", "in", "dressed", "he", "she", "they", "have", "wear", "are",
+          "a", "an")  # fmt: skip
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -160,10 +143,11 @@ VOCABULARY = frozenset(w for phrase in _every_phrase() for w in words(phrase.rep
 
 
 class _Pen:
-    """One caption in the making: the attributes, the dice, and which attributes get told."""
+    """One caption in the making: the attributes, the dice, and what was told of them (None = told, but not exactly)."""
 
     def __init__(self, attributes: Attributes, rng: np.random.Generator) -> None:
         self.a, self.rng = attributes, rng
+        self.told: dict[str, str | None] = {}
         wordy = rng.random()
         self.rate = 1.0 if wordy < 0.2 else 0.78 if wordy < 0.85 else 0.35
 
@@ -175,6 +159,9 @@ class _Pen:
 
     def tells(self, name: str, rate: float = 1.0) -> bool:
         return name in self.a and self.chance(self.rate * rate)
+
+    def note(self, *names: str) -> None:
+        self.told |= {name: self.a[name] for name in names}
 
     def shuffled(self, items: list[str]) -> list[str]:
         keys = [self.rng.random() for _ in items]
@@ -200,11 +187,13 @@ def _hair(pen: _Pen) -> tuple[list[str], list[str]]:
     colour = pen.pick(table[pen.a[colour_name]]) if hair != "bald" and pen.tells(colour_name) else None
     if kind:
         said = HAIR[hair]
+        pen.note("hair", *([colour_name] if colour else []))
         if said.adj and colour is None and pen.chance(0.6 if hair == "bald" else 0.3):
             return [pen.pick(said.adj)], []
         return [], [pen.coloured(pen.pick(said.noun), colour)]
     if colour is None or covered:
         return [], []
+    pen.note(colour_name)
     return ([f"{colour}-haired"], []) if pen.chance(0.3) else ([], [f"{colour} hair"])
 
 
@@ -214,9 +203,12 @@ def _facial_hair(pen: _Pen) -> tuple[list[str], list[str]]:
     if not pen.tells("facial_hair", rate):
         return [], []
     said = FACIAL_HAIR[kind]
+    pen.note("facial_hair")
     if said.adj and pen.chance(0.3):
         return [pen.pick(said.adj)], []
     told = kind != "none" and pen.chance(0.6 if pen.a["hair"] in (*COVERED, "bald") else 0.12)
+    if told:
+        pen.note("hair_color")
     return [], [pen.coloured(pen.pick(said.noun), pen.pick(HAIR_COLOR_WORDS[pen.a["hair_color"]]) if told else None)]
 
 
@@ -224,6 +216,7 @@ def _simple(pen: _Pen, name: str, rate: float, adj: float) -> tuple[list[str], l
     if not pen.tells(name, rate):
         return [], []
     said = PHRASES[name, pen.a[name]]
+    pen.note(name)
     if said.adj and pen.chance(adj):
         return [pen.pick(said.adj)], []
     hidden = "wide eyes" if pen.a["glasses"] == "sunglasses" else None
@@ -235,12 +228,16 @@ def _glasses(pen: _Pen) -> list[str]:
     if not pen.tells("glasses", 0.15 if kind == "none" else 1.05):
         return []
     vague = kind in ("round", "square") and pen.chance(0.2)
+    pen.told["glasses"] = None if vague else kind
     return [pen.pick(SOME_GLASSES if vague else GLASSES[kind].noun)]
 
 
 def _clothes(pen: _Pen) -> list[str]:
     colour = pen.pick(COLOR_WORDS[pen.a["clothing_color"]]) if pen.tells("clothing_color") else None
+    if colour is not None:
+        pen.note("clothing_color")
     if pen.tells("clothing", 0.9):
+        pen.note("clothing")
         return [pen.coloured(pen.pick(CLOTHING[pen.a["clothing"]].noun), colour)]
     return [] if colour is None else [pen.coloured(pen.pick(CLOTHING_COLOR), colour)]
 
@@ -284,6 +281,9 @@ def _gather(pen: _Pen) -> _Told:
     style = pen.a["style"] if pen.chance(0.6) else None
     if not (adj or features or worn):
         adj = [pen.pick(EXPRESSION[pen.a["expression"]].adj)]
+        pen.note("expression")
+    if style:
+        pen.note("style")
     return _Told(pen.shuffled(adj), pen.shuffled(features), pen.shuffled(worn), style)
 
 
@@ -343,7 +343,12 @@ def caption(attributes: Attributes, rng: np.random.Generator) -> str:
 
     An attribute is told with a chance of about 0.75 (style 0.6, "no glasses" 0.1); one caption in five tells everything.
     """
+    return caption_and_told(attributes, rng)[0]
+
+
+def caption_and_told(attributes: Attributes, rng: np.random.Generator) -> tuple[str, dict[str, str | None]]:
+    """The caption, and the attributes it tells; None stands for a value that it leaves open ("glasses", of either shape)."""
     pen = _Pen(attributes, rng)
     told = _gather(pen)
     shape = rng.random()
-    return next(write for limit, write in _SHAPES if shape <= limit)(pen, told)
+    return next(write for limit, write in _SHAPES if shape <= limit)(pen, told), pen.told

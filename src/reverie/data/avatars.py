@@ -18,7 +18,7 @@ import numpy as np
 from reverie.data import npm
 from reverie.data.avatar_attributes import STYLES, VALUES, draw
 from reverie.data.avatar_parts import job, retouch
-from reverie.data.avatar_words import caption
+from reverie.data.avatar_words import caption, caption_and_told
 from reverie.data.packed import Packed, encode, read, write
 from reverie.data.pictures import Pictures
 from reverie.data.render import render
@@ -41,6 +41,11 @@ def plan(seed: int, index: int, styles: Sequence[str] = STYLES) -> tuple[dict[st
     rng = np.random.default_rng([seed, index, 64])
     attributes = draw(rng, styles[index % len(styles)])
     return attributes, job(attributes, rng)
+
+
+def tell(rng: np.random.Generator) -> tuple[str, dict[str, str | None]]:
+    """A caption of an avatar that nobody has drawn yet, and what it tells; never a held-out combination."""
+    return caption_and_told(draw(rng), rng)
 
 
 def _svgs(jobs: list[dict[str, Any]], modules: Path) -> list[str]:

@@ -12,4 +12,3 @@ from reverie.measure.features import thumbnails as thumbnails
 from reverie.measure.prompts import Asked as Asked
 from reverie.measure.prompts import avatar_prompts as avatar_prompts
 from reverie.measure.reader import Reader as Reader
-from reverie.measure.reader import load_reader as load_reader

@@ -5,21 +5,13 @@ generator, on real pictures only, so it is an independent witness of what was dr
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.card import card_of, rebuild
-from reverie.errors import UserError, nearest
-from reverie.files import load_tensors
-from reverie.nets.classifier import Classifier, ClassifierConfig
-
-PARTS = Path(__file__).parent / "parts"
-PREFIX = "codec."  # a reader lies where a system file keeps its codec: a net without a denoiser
+from reverie.nets.classifier import Classifier
 
 
 class Reader(nn.Module):
@@ -32,11 +24,6 @@ class Reader(nn.Module):
         super().__init__()
         self.net, self.size = net, size
         self.values = {head: tuple(names) for head, names in values.items()}
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The reader's card: its net, what its heads mean, and the size it reads."""
-        return {"net": card_of(self.net.config), "values": {k: list(v) for k, v in self.values.items()}, "size": self.size}
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """x (B, C, H, W) in [-1, 1] -> features (B, F), {head: logits (B, classes)}."""
@@ -70,30 +57,3 @@ class Reader(nn.Module):
         if x.shape[2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def load_reader(name: str | Path) -> Reader:
-    """A reader that comes with the package ("avatars", "fashion"), or one in a file that `reverie train avatars-reader` made.
-
-    Raises UserError where it is missing, cut short, not a reader, or does not fit its card.
-    """
-    path = Path(name)
-    if not path.suffix:
-        known = sorted(p.stem for p in PARTS.glob("*.safetensors"))
-        if str(name) not in known:
-            raise UserError(f"no reader is called '{name}'.{nearest(str(name), known)}")
-        path = PARTS / f"{name}.safetensors"
-    tensors, metadata = load_tensors(path)
-    card = metadata.get("reverie.card")
-    about = card.get("about", {}).get("reader") if isinstance(card, dict) else None
-    if not isinstance(about, dict) or not {"net", "values", "size"} <= set(about):
-        raise UserError(f"{path} is not a reader: make one with `reverie train avatars-reader` or `reverie train fashion-reader`")
-    with torch.device("meta"):
-        reader = Reader(Classifier(rebuild(about["net"], (ClassifierConfig,), f"{path}: net")), about["values"], about["size"])
-    try:
-        own = {k.removeprefix(PREFIX): v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-        reader.load_state_dict(own, assign=True)
-    except RuntimeError as error:
-        line = " ".join(str(error).splitlines()[1:2]).strip()
-        raise UserError(f"{path}: the weights do not fit the reader's card ({line}); get the file again") from None
-    return reader.eval().requires_grad_(False)

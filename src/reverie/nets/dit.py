@@ -12,6 +12,7 @@ et al., arXiv:2310.00426). A class enters as the vector: a row of a table that l
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ class DiTConfig:
     in_channels: of the latent. size: its height and width, for which positions are stored; others are computed at call
     time. patch: pixels of a patch, each way. width, depth, heads: of the transformer. mlp_ratio: hidden over width.
     learn_sigma: twice the channels come out. context_dim: width of the tokens, None for no cross-attention.
-    vector_dim: width of the vector, None where it already has the transformer's width.
+    vector_dim: width of the vector, None where it already has the transformer's width. gelu: "tanh" as published, or
+    "none" for the exact function, which is quicker on a CPU.
     """
 
     in_channels: int = 4
@@ -40,6 +42,7 @@ class DiTConfig:
     learn_sigma: bool = True
     context_dim: int | None = None
     vector_dim: int | None = None
+    gelu: Literal["tanh", "none"] = "tanh"
 
     def __post_init__(self) -> None:
         if self.size % self.patch or self.width % 4:
@@ -88,8 +91,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class DiTBlock(nn.Module):
     """Equation (2), for x (B, L, D) and the activated conditioning c (B, D)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, context_dim: int | None = None) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, context_dim: int | None = None, gelu: str = "tanh") -> None:
         super().__init__()
+        self.gelu = gelu
         self.attention = Attention(width, heads)
         self.cross = None if context_dim is None else Attention(width, heads, context_dim, zero=True)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -100,7 +104,7 @@ class DiTBlock(nn.Module):
         x = torch.addcmul(x, g1, self.attention(modulate(_norm(x), s1, m1)))
         if self.cross is not None and tokens is not None:
             x = x + self.cross(x, tokens, mask)
-        h = F.gelu(self.up(modulate(_norm(x), s2, m2)), approximate="tanh")
+        h = F.gelu(self.up(modulate(_norm(x), s2, m2)), approximate=self.gelu)
         return torch.addcmul(x, g2, self.down(h))
 
 
@@ -120,7 +124,7 @@ class DiT(nn.Module):
         grid = c.size // c.patch
         self.positions = nn.Parameter(positions(grid, grid, c.width, size=grid), requires_grad=False)
         hidden = int(c.width * c.mlp_ratio)
-        self.blocks = nn.ModuleList(DiTBlock(c.width, c.heads, hidden, c.context_dim) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(DiTBlock(c.width, c.heads, hidden, c.context_dim, c.gelu) for _ in range(c.depth))
         self.adapt = nn.Linear(c.width, 2 * c.width)
         self.head = nn.Linear(c.width, c.patch**2 * c.out_channels)
         self._init()

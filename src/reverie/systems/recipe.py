@@ -27,13 +27,12 @@ from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
-from reverie.systems.shipped import open_model
+from reverie.systems.shipped import place
 from reverie.systems.system import Sampling, System
-from reverie.systems.weights import NOISES, build_net
-from reverie.train.jobs import Diffusion, Enlarging, to_signal
+from reverie.systems.weights import NOISES, build_net, load_any
+from reverie.train.jobs import Diffusion, to_signal
 from reverie.train.loop import Job, Training
 from reverie.train.objective import TIMES, WEIGHTS
-from reverie.train.wording import Wording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,8 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A denoiser trained on pictures, or on smaller ones that an enlarger brings back to size."""
+class Preset:
+    """What every training on pictures has: a name, data, and how long and hard."""
 
     name: str
     about: str = ""
@@ -75,23 +74,43 @@ class Recipe:
     """Where it is: a folder or file; '' = the packaged or installed set."""
     size: int = 64
     """Pictures are square, of this many pixels."""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+
+    def pictures(self) -> Pictures:
+        """The data."""
+        return open_pictures(self.source, self.data, self.size)
+
+    def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
+        """(training, held out): never more than a tenth is held out."""
+        return pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+
+    def card(self, pictures: Pictures | None = None) -> dict[str, Any]:
+        """What the file says of its making."""
+        about: dict[str, Any] = {"name": self.name, "recipe": recipe_card(self)}
+        if pictures is None:
+            return about
+        styles = sorted({a["style"] for a in pictures.attributes if "style" in a}) if pictures.attributes else []
+        data = {"name": pictures.name, "count": len(pictures), "licence": pictures.licence, "credit": pictures.credit}
+        return about | {"styles": styles, "data": data}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Preset):
+    """A denoiser trained on pictures, or on smaller ones that an enlarger brings back to size."""
+
     shrink: int = 1
     """The denoiser works on pictures smaller by this factor; 1 = on the pixels themselves."""
     codec: str = ""
     """A model whose enlarger is used, shipped or a file; '' = plain repetition of pixels."""
     net: UNetConfig | DiTConfig | MLPConfig
-    words: TextConfig = field(default_factory=TextConfig)
+    words: TextConfig | None = None
+    """The encoder of captions; none = pictures are told apart by class."""
     wording: str = ""
     """A model whose text encoder is used and kept as it is, shipped or a file; '' = trained with the denoiser."""
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     samples: tuple[str, ...] = ()
     """Prompts of the previews."""
-
-    def pictures(self) -> Pictures:
-        """The data."""
-        return open_pictures(self.source, self.data, self.size)
 
     def prompts(self, system: System) -> Sequence[Any]:
         """Sixteen prompts for previews."""
@@ -101,9 +120,9 @@ class Recipe:
 
     def prepare(self, pictures: Pictures) -> tuple[System, Job]:
         """A fresh system for these pictures, and its training job."""
-        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        encoder = open_model(self.wording).encoder if self.wording else self._encoder(pictures)
+        encoder = load_any(place(self.wording)).encoder if self.wording else self._encoder(pictures)
         codec = self._codec(pictures.images.shape[1])
         denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
         job = Diffusion(
@@ -120,93 +139,20 @@ class Recipe:
             denoiser.net.compile()
         return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=self.sampling, about=self.card(pictures)), job
 
-    def card(self, pictures: Pictures) -> dict[str, Any]:
-        """What the model file says of its making."""
-        styles = sorted({a["style"] for a in pictures.attributes if "style" in a}) if pictures.attributes else []
-        data = {"name": pictures.name, "count": len(pictures), "licence": pictures.licence, "credit": pictures.credit}
-        return {"name": self.name, "styles": styles, "data": data, "recipe": recipe_card(self)}
-
     def _codec(self, channels: int) -> Any:
         if self.shrink == 1:
             return Pixels(channels)
         if self.codec:
-            return open_model(self.codec).codec
+            return load_any(place(self.codec)).codec
         return Shrunk(Upsampler(UpsamplerConfig(factor=self.shrink, blocks=0)), self.shrink, channels)
 
     def _encoder(self, pictures: Pictures) -> Any:
-        if pictures.caption is not None:
+        if self.words and pictures.caption is not None:
             return fresh_words(pictures, self.words)
         if pictures.labels is not None:
             width = getattr(self.net, "vector_dim", None) or 128
             return Classes(pictures.classes, width)
         return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordingRecipe:
-    """A text encoder that learns the attributes of pictures from their captions, before it conditions a denoiser."""
-
-    name: str
-    about: str = ""
-    source: str
-    data: str = ""
-    size: int = 64
-    words: TextConfig
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-
-    def pictures(self) -> Pictures:
-        """The data."""
-        return open_pictures(self.source, self.data, self.size)
-
-    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
-        """A fresh encoder for these captions, and its training job."""
-        if pictures.caption is None or pictures.attributes is None:
-            raise UserError(f"{pictures.name} has no attributes to learn words from: train the encoder with the denoiser instead")
-        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
-        names = sorted({name for a in pictures.attributes for name in a})
-        values = {n: sorted({a[n] for a in pictures.attributes if n in a}) for n in names}
-
-        def targets(part: Pictures) -> dict[str, np.ndarray]:
-            rows = part.attributes or ()
-            return {n: np.array([v.index(a[n]) if n in a else -1 for a in rows], np.int64) for n, v in values.items()}
-
-        torch.manual_seed(self.training.seed)
-        encoder = fresh_words(pictures, self.words)
-        job = Wording(encoder, _prompt(train), targets(train), _prompt(held), targets(held))
-        about = {"name": self.name, "recipe": recipe_card(self)}
-        return System(denoiser=None, codec=Pixels(), encoder=encoder, about=about), job  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnlargerRecipe:
-    """The last stage of a cascade, trained alone: small pictures into large ones."""
-
-    name: str
-    about: str = ""
-    source: str
-    data: str = ""
-    size: int = 64
-    net: UpsamplerConfig
-    noise: float = 0.1
-    """Largest deviation of the noise on the small picture."""
-    edges: float = 1.0
-    """Weight of the error of the gradients."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-
-    def pictures(self) -> Pictures:
-        """The data."""
-        return open_pictures(self.source, self.data, self.size)
-
-    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
-        """A fresh enlarger for these pictures, and its training job."""
-        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
-        torch.manual_seed(self.training.seed)
-        autocast = torch.bfloat16 if self.training.bf16 else None
-        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=autocast)
-        channels_last(codec)
-        job = Enlarging(codec, train.images, held.images, noise=self.noise, edges=self.edges)
-        about = {"name": self.name, "recipe": recipe_card(self)}
-        return System(denoiser=None, codec=codec, about=about), job  # type: ignore[arg-type]  # a codec alone
 
 
 def open_pictures(source: str, data: str, size: int) -> Pictures:

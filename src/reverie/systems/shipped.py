@@ -5,23 +5,42 @@ from pathlib import Path
 import torch
 
 from reverie.errors import UserError, nearest
-from reverie.systems.system import System
-from reverie.systems.weights import load
+from reverie.measure.reader import Reader
+from reverie.systems.system import Part, System
+from reverie.systems.weights import load, load_any
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"}
+READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion")}
 
 
 def open_model(name: str) -> System:
     """A shipped model by name, or a file by path; in bf16 inside the net, where the CPU computes in it."""
+    return quick(load(place(name)))
+
+
+def open_reader(name: str | Path) -> Reader:
+    """A judge that comes with the package ("avatars", "fashion"), or one in a file that `reverie train avatars-reader` made."""
+    path = READERS.get(str(name), Path(name))
+    if not path.suffix:
+        raise UserError(f"no reader is called '{name}'.{nearest(str(name), READERS)}")
+    part = load_any(path)
+    if not isinstance(part, Part) or part.reader is None:
+        raise UserError(f"{path} is not a reader: make one with `reverie train avatars-reader` or `reverie train fashion-reader`")
+    reader: Reader = part.reader
+    return reader
+
+
+def place(name: str) -> Path:
+    """The file of a shipped model, of the folder of a run, or the file itself."""
     if name in SHIPPED:
-        return quick(load(SHIPPED[name]))
+        return SHIPPED[name]
     path = Path(name)
     if path.is_dir():
-        path = path / "model.safetensors"
+        return path / "model.safetensors"
     if not path.suffix and not path.exists():
         raise UserError(f"no model is called '{name}', and no such file exists.{nearest(name, SHIPPED)}")
-    return quick(load(path))
+    return path
 
 
 def quick(system: System) -> System:

@@ -39,3 +39,13 @@ class System:
     def styles(self) -> tuple[str, ...]:
         """Styles that may be asked for by name."""
         return tuple(self.about.get("styles", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One piece that was trained alone: a codec, a text encoder, or a reader that judges pictures."""
+
+    codec: Any = None
+    encoder: Any = None
+    reader: Any = None
+    about: dict[str, Any] = field(default_factory=dict)

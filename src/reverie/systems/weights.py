@@ -1,6 +1,7 @@
 """Systems as files: one `.safetensors`, its card in the metadata; nothing is ever unpickled.
 
 card = {"denoiser": {"net", "path", "rule", "clock", "sigma_data", "learned_variance"}, "codec", "encoder", "defaults", "about"}
+A part that was trained alone has no denoiser and no defaults, but perhaps a reader.
 """
 
 import hashlib
@@ -18,7 +19,9 @@ from reverie.denoiser import CLOCKS, Denoiser
 from reverie.encode import Classes, Words
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
+from reverie.measure.reader import Reader
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
+from reverie.nets.classifier import Classifier, ClassifierConfig
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
 from reverie.nets.text import TextConfig
@@ -27,9 +30,9 @@ from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
-from reverie.systems.system import Sampling, System
+from reverie.systems.system import Part, Sampling, System
 
-CONFIGS = (UNetConfig, DiTConfig, MLPConfig, AutoencoderConfig, UpsamplerConfig, TextConfig, Sampling)
+CONFIGS = (UNetConfig, DiTConfig, MLPConfig, AutoencoderConfig, UpsamplerConfig, TextConfig, ClassifierConfig, Sampling)
 NETS: dict[type, type[nn.Module]] = {UNetConfig: UNet, DiTConfig: DiT, MLPConfig: MLP, AutoencoderConfig: Autoencoder}
 NOISES = (gaussian, offset, student_t)
 FORMAT = 1
@@ -40,9 +43,7 @@ def build_net(config: Any) -> nn.Module:
     return NETS[type(config)](config)
 
 
-def denoiser_card(model: Denoiser | None) -> Card | None:
-    if model is None:  # a codec alone
-        return None
+def denoiser_card(model: Denoiser) -> Card:
     return {
         "net": card_of(getattr(model.net, "config", None)),
         "path": card_of(model.path),
@@ -53,9 +54,7 @@ def denoiser_card(model: Denoiser | None) -> Card | None:
     }
 
 
-def build_denoiser(card: Mapping[str, Any] | None, where: str) -> Any:
-    if card is None:  # a codec alone
-        return None
+def build_denoiser(card: Mapping[str, Any], where: str) -> Denoiser:
     known = ("net", "path", "rule", "clock", "sigma_data", "learned_variance")
     _only(card, known, where)
     return Denoiser(
@@ -68,7 +67,9 @@ def build_denoiser(card: Mapping[str, Any] | None, where: str) -> Any:
     )
 
 
-def codec_card(codec: Any) -> Card:
+def codec_card(codec: Any) -> Card | None:
+    if codec is None:
+        return None
     if isinstance(codec, Points):
         return {"kind": "points"}
     if isinstance(codec, Pixels):
@@ -78,7 +79,9 @@ def codec_card(codec: Any) -> Card:
     return {"kind": "latent", "net": card_of(codec.net.config)}
 
 
-def build_codec(card: Mapping[str, Any], where: str) -> Any:
+def build_codec(card: Mapping[str, Any] | None, where: str) -> Any:
+    if card is None:
+        return None
     if card.get("kind") == "points":
         return Points()
     if card.get("kind") == "pixels":
@@ -107,6 +110,19 @@ def build_encoder(card: Mapping[str, Any] | None, where: str) -> Any:
     return Words(card["vocabulary"], rebuild(card["text"], CONFIGS, where))
 
 
+def reader_card(reader: Reader | None) -> Card | None:
+    if reader is None:
+        return None
+    return {"net": card_of(reader.net.config), "values": {k: list(v) for k, v in reader.values.items()}, "size": reader.size}
+
+
+def build_reader(card: Mapping[str, Any] | None, where: str) -> Reader | None:
+    if card is None:
+        return None
+    _only(card, ("net", "values", "size"), where)
+    return Reader(Classifier(rebuild(card["net"], CONFIGS, where)), card["values"], card["size"])
+
+
 def _only(card: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for field in card:
         if field not in known:
@@ -115,66 +131,80 @@ def _only(card: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         raise UserError(f"{where}: the field '{missing[0]}' is missing; the file was not written by reverie, or by a later version")
 
 
-def parts(system: System) -> dict[str, nn.Module]:
+def parts(system: System | Part) -> dict[str, nn.Module]:
     """The parts that have weights."""
-    found = {"denoiser": system.denoiser, "codec": system.codec, "encoder": system.encoder}
-    return {k: v for k, v in found.items() if isinstance(v, nn.Module)}
+    return {name: part for name, part in vars(system).items() if isinstance(part, nn.Module)}
 
 
-def save(system: System, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def card(system: System | Part) -> Card:
+    """All that is needed to build it again, but the weights."""
+    shared = {"format": FORMAT, "codec": codec_card(system.codec), "encoder": encoder_card(system.encoder), "about": system.about}
+    if isinstance(system, Part):
+        return shared | {"reader": reader_card(system.reader)}
+    defaults = {f.name: card_of(getattr(system.defaults, f.name)) for f in fields(Sampling)}
+    return shared | {"denoiser": denoiser_card(system.denoiser), "defaults": defaults}
+
+
+def save(system: System | Part, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Writes a system; `dtype` (torch.float16) halves the file."""
     tensors = {f"{part}.{k}": v for part, module in parts(system).items() for k, v in module.state_dict().items()}
     tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
-    card = {
-        "format": FORMAT,
-        "denoiser": denoiser_card(system.denoiser),
-        "codec": codec_card(system.codec),
-        "encoder": encoder_card(system.encoder),
-        "defaults": {f.name: card_of(getattr(system.defaults, f.name)) for f in fields(Sampling)},
-        "about": system.about,
-    }
-    save_tensors(Path(path), tensors, {"reverie.card": card})
+    save_tensors(Path(path), tensors, {"reverie.card": card(system)})
 
 
 def load(path: str | Path) -> System:
     """Reads a system written by `save`, and checks it whole: names, fields, shapes, and that every weight is finite."""
+    system = load_any(path)
+    if isinstance(system, Part):
+        raise UserError(f"{path} is one part of a model, and makes no pictures alone: name the whole model")
+    return system
+
+
+def load_any(path: str | Path) -> System | Part:
+    """A system, or a part that was trained alone."""
     path = Path(path)
     tensors, about = load_tensors(path)
     card = about.get("reverie.card")
     if not isinstance(card, dict):
         raise UserError(f"{path} has no reverie card: it was not written by reverie.save")
-    _only(card, ("format", "denoiser", "codec", "encoder", "defaults", "about"), str(path))
-    if card["format"] > FORMAT:
+    if card.get("format", 0) > FORMAT:
         raise UserError(f"{path} has format {card['format']}, newer than this version reads ({FORMAT}): update reverie")
     with torch.device("meta"):  # nothing is drawn that the file will replace
-        denoiser = build_denoiser(card["denoiser"], f"{path}: denoiser")
-        codec = build_codec(card["codec"], f"{path}: codec")
-        encoder = build_encoder(card["encoder"], f"{path}: encoder")
-    system = System(
-        denoiser=denoiser,
-        codec=codec,
-        encoder=encoder,
-        defaults=rebuild({"name": "Sampling", **card["defaults"]}, CONFIGS, f"{path}: defaults"),
-        about={**card["about"], "hash": fingerprint(tensors)},
-    )
-    for part, module in parts(system).items():
-        own = {
-            k[len(part) + 1 :]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith(part + ".")
-        }
-        for k, v in own.items():
-            if not bool(v.isfinite().all()):
-                raise UserError(
-                    f"{path}: the weight {part}.{k} holds NaN or infinity: the training diverged or the file is damaged"
-                )
-        try:
-            module.load_state_dict(own, assign=True)
-        except RuntimeError as error:
-            lines = str(error).splitlines()
-            raise UserError(
-                f"{path}: the weights of the {part} do not fit its card: {' '.join(lines[1:2] or lines).strip()}"
-            ) from None
-        module.eval().requires_grad_(False)
+        system = _build(card, fingerprint(tensors), str(path))
+    for name, module in parts(system).items():
+        _fill(
+            module,
+            {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")},
+            f"{path}: the weights of the {name}",
+        )
     return system
+
+
+def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
+    whole = "denoiser" in card
+    _only(card, ("format", "codec", "encoder", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
+    shared = {
+        "codec": build_codec(card["codec"], f"{path}: codec"),
+        "encoder": build_encoder(card["encoder"], f"{path}: encoder"),
+        "about": {**card["about"], "hash": stamp},
+    }
+    if not whole:
+        return Part(**shared, reader=build_reader(card["reader"], f"{path}: reader"))
+    defaults = rebuild({"name": "Sampling", **card["defaults"]}, CONFIGS, f"{path}: defaults")
+    return System(**shared, denoiser=build_denoiser(card["denoiser"], f"{path}: denoiser"), defaults=defaults)
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """The weights go into a module built without any; it is then ready for use, and no longer for training."""
+    for k, v in weights.items():
+        if not bool(v.isfinite().all()):
+            raise UserError(f"{what}: {k} holds NaN or infinity: the training diverged or the file is damaged")
+    try:
+        module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise UserError(f"{what} do not fit its card: {' '.join(lines[1:2] or lines).strip()}") from None
+    module.eval().requires_grad_(False)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

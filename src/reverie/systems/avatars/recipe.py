@@ -3,18 +3,19 @@
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import UpsamplerConfig
-from reverie.systems.recipe import EnlargerRecipe, Objective, Recipe, WordingRecipe
+from reverie.systems.recipe import Objective, Recipe
+from reverie.systems.stages import EnlargerRecipe, WordingRecipe
 from reverie.systems.system import Sampling
 from reverie.train.loop import Training
 
-WORDS = TextConfig(width=128, depth=2, heads=4, length=32)
+WORDS = TextConfig(width=128, depth=2, heads=4, length=48, kernel=5)
 
 WORDING = WordingRecipe(
     name="avatars-words",
     about="the text encoder of avatars: attributes from captions",
     source="avatars",
     words=WORDS,
-    training=Training(steps=600, batch=256, rate=2e-3, warmup=50, decay=0.5, widths=(0.05,), snapshots=0, bf16=False),
+    training=Training(steps=1000, batch=128, rate=2e-3, warmup=100, decay=0.6, widths=(0.05,), snapshots=0),
 )
 
 ENLARGER = EnlargerRecipe(

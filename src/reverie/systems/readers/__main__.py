@@ -5,15 +5,19 @@ python -m reverie.systems.readers RUN NAME      (RUN: folder of `reverie train a
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from reverie.data.fashion import fashion_mnist
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
-from reverie.files import load_tensors, save_tensors
 from reverie.measure.agreement import shown
-from reverie.measure.reader import PARTS, load_reader
 from reverie.systems.recipe import open_pictures
+from reverie.systems.shipped import READERS
+from reverie.systems.system import Part
+from reverie.systems.weights import load_any, save
 
 
 def unseen(name: str, holdout: int = 1000) -> Pictures:
@@ -25,19 +29,18 @@ def unseen(name: str, holdout: int = 1000) -> Pictures:
 
 def ship(run: Path, name: str) -> None:
     """Adds the measured accuracies to the reader's card, and writes it into the package."""
-    reader, pictures = load_reader(run / "model.safetensors"), unseen(name)
-    measured = shown(pictures.images, pictures.attributes or (), reader)
-    accuracy = {head: round(measured.each[head], 4) for head in reader.values}
-    tensors, metadata = load_tensors(run / "model.safetensors")
-    card = metadata["reverie.card"]
-    card["about"]["accuracy"] = {"pictures": len(pictures), **accuracy}
-    half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    save_tensors(PARTS / f"{name}.safetensors", half, {"reverie.card": card})
-    print(json.dumps(card["about"]["accuracy"]))
+    part, pictures = load_any(run / "model.safetensors"), unseen(name)
+    if not isinstance(part, Part) or part.reader is None:
+        raise UserError(f"{run} is not a run of a reader: train one with `reverie train {name}-reader`")
+    measured = shown(pictures.images, pictures.attributes or (), part.reader)
+    accuracy = {"pictures": len(pictures)} | {head: round(measured.each[head], 4) for head in part.reader.values}
+    about = {k: v for k, v in part.about.items() if k != "hash"} | {"accuracy": accuracy}
+    save(replace(part, about=about), READERS[name], torch.float16)
+    print(json.dumps(accuracy))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[2] not in ("avatars", "fashion"):
+    if len(sys.argv) != 3 or sys.argv[2] not in READERS:
         sys.exit("usage: python -m reverie.systems.readers RUN avatars|fashion")
     try:
         ship(Path(sys.argv[1]), sys.argv[2])

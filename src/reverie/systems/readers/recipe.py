@@ -5,34 +5,25 @@ python -m reverie.systems.readers runs/avatars-reader avatars    (measures it, a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import tyro
 
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.measure.reader import Reader
 from reverie.nets.classifier import Classifier, ClassifierConfig
-from reverie.systems.recipe import channels_last, open_pictures, recipe_card
-from reverie.systems.system import System
+from reverie.systems.recipe import Preset, channels_last
+from reverie.systems.system import Part
 from reverie.train.jobs import Reading
 from reverie.train.loop import Job, Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReaderRecipe:
+class ReaderRecipe(Preset):
     """A classifier of several attributes."""
 
-    name: str
-    about: str = ""
-    source: str
-    """Kind of data: avatars, fashion-mnist."""
-    data: str = ""
-    """Where it is: a folder or file; '' = the packaged or installed set."""
-    size: int = 64
     heads: tuple[str, ...]
     """The attributes that are read."""
     net: ClassifierConfig
@@ -42,15 +33,10 @@ class ReaderRecipe:
     """Chance that a picture is softened."""
     noise: float = 0.1
     """Largest deviation of added noise, of a range of 2."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
 
-    def pictures(self) -> Pictures:
-        """The data."""
-        return open_pictures(self.source, self.data, self.size)
-
-    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
-        """A fresh reader for these pictures, in the codec's place of a system without a denoiser, and its training job."""
-        train, held = pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+    def prepare(self, pictures: Pictures) -> tuple[Part, Job]:
+        """A fresh reader for these pictures, and its training job."""
+        train, held = self.split(pictures)
         values = seen(pictures, self.heads)
         torch.manual_seed(self.training.seed)
         net = Classifier(replace(self.net, in_channels=pictures.images.shape[1], heads={h: len(v) for h, v in values.items()}))
@@ -67,9 +53,7 @@ class ReaderRecipe:
             noise=self.noise,
             bf16=self.training.bf16,
         )
-        data = {"name": pictures.name, "count": len(pictures), "licence": pictures.licence, "credit": pictures.credit}
-        about = {"name": self.name, "data": data, "recipe": recipe_card(self), "reader": reader.about}
-        return System(denoiser=None, codec=reader, about=about), job  # type: ignore[arg-type]
+        return Part(reader=reader, about=self.card(pictures)), job
 
 
 def seen(pictures: Pictures, heads: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -119,12 +103,12 @@ FASHION_READER = ReaderRecipe(
     heads=("class",),
     net=ClassifierConfig(patch=2, channels=32, mult=(1, 2, 4), groups=8),
     shift=1,
-    soft=0.2,
-    noise=0.05,
+    soft=0.1,
+    noise=0.03,
     training=Training(
-        steps=2000,
-        batch=64,
-        rate=3e-3,
+        steps=4800,
+        batch=32,
+        rate=2e-3,
         warmup=50,
         decay=0.7,
         weight_decay=0.02,

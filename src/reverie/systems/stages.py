@@ -1,0 +1,56 @@
+"""Recipes of the pieces of a system that are trained alone, before it: its text encoder, and the last stage of a cascade."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from reverie.codec import Shrunk
+from reverie.data.avatars import VALUES, tell
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError
+from reverie.nets.text import TextConfig
+from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.systems.recipe import Preset, channels_last, fresh_words
+from reverie.systems.system import Part
+from reverie.train.jobs import Enlarging
+from reverie.train.loop import Job
+from reverie.train.wording import Wording
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordingRecipe(Preset):
+    """A text encoder that learns the attributes of avatars from captions drawn afresh; the pictures give it its vocabulary."""
+
+    words: TextConfig
+
+    def prepare(self, pictures: Pictures) -> tuple[Part, Job]:
+        """A fresh encoder for these captions, and its training job."""
+        if pictures.caption is None or pictures.attributes is None:
+            raise UserError(f"{pictures.name} has no attributes to learn words from: train the encoder with the denoiser instead")
+        torch.manual_seed(self.training.seed)
+        encoder = fresh_words(pictures, self.words)
+        held = [tell(np.random.default_rng([1, k])) for k in range(self.training.holdout)]
+        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, VALUES, held, bf16=self.training.bf16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnlargerRecipe(Preset):
+    """The last stage of a cascade: small pictures into large ones."""
+
+    net: UpsamplerConfig
+    noise: float = 0.1
+    """Largest deviation of the noise on the small picture."""
+    edges: float = 1.0
+    """Weight of the error of the gradients."""
+
+    def prepare(self, pictures: Pictures) -> tuple[Part, Job]:
+        """A fresh enlarger for these pictures, and its training job."""
+        train, held = self.split(pictures)
+        torch.manual_seed(self.training.seed)
+        autocast = torch.bfloat16 if self.training.bf16 else None
+        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=autocast)
+        channels_last(codec)
+        return Part(codec=codec, about=self.card(pictures)), Enlarging(
+            codec, train.images, held.images, noise=self.noise, edges=self.edges
+        )
