@@ -10,7 +10,9 @@ from test_data_sets import colours, idx
 
 from reverie.data.avatars import VALUES, tell
 from reverie.encode import Classes, Words
+from reverie.errors import UserError
 from reverie.nets.text import TextConfig
+from reverie.nets.unet import UNetConfig
 from reverie.systems.recipes import RECIPES
 from reverie.systems.system import System
 from reverie.systems.weights import load_any
@@ -51,6 +53,22 @@ def test_every_recipe_trains(name, places, tmp_path):
     assert type(again) is type(session.system)
     if isinstance(again, System):
         assert len(generate(again, recipe.prompts(again)[0], steps=1)) == 1
+
+
+def test_a_recipe_can_learn_the_variance_of_its_steps(places, tmp_path):
+    preset = RECIPES["folder"]
+    objective = replace(preset.objective, variance=0.001)
+    training = replace(preset.training, steps=2, batch=4, holdout=2, snapshots=0)
+    net = UNetConfig(channels=8, out_channels=6, mult=(1,), attention=(), groups=4)
+    recipe = replace(preset, net=net, size=16, data=places["folder"], objective=objective, training=training)
+    session = Session.open(recipe, tmp_path, resume=False)
+    assert all(np.isfinite(now.loss) for now in session)
+    again = load_any(tmp_path / "model.safetensors")
+    assert again.denoiser.learned_variance and len(generate(again, "", steps=2)) == 1
+    with pytest.raises(UserError, match="6 out; this data needs 3 and 3"):
+        replace(recipe, objective=preset.objective).prepare(recipe.pictures())
+    with pytest.raises(UserError, match="cannot be had together"):
+        replace(objective, weight="min_snr()").laws(0)
 
 
 def test_clothes_are_told_apart_by_class_and_avatars_by_words(places):

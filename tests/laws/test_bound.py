@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from paths import F64
@@ -122,3 +123,38 @@ def test_the_bound_does_not_train_the_mean_in_the_hybrid_loss(s):
     (mean, none), (mean_too, some) = gradients(0.0), gradients(10.0)
     assert torch.equal(mean, mean_too)
     assert float(none.abs().max()) == 0 and float(some.abs().max()) > 0
+
+
+class Told(nn.Module):
+    """The exact mean of data N(0, deviation^2) as eps, and one variance channel for all."""
+
+    def __init__(self, path, deviation, channel):
+        super().__init__()
+        self.path, self.deviation, self.channel = path, deviation, channel
+
+    def forward(self, x, t):
+        alpha, sigma = self.path(t[:1].to(F64))
+        return torch.cat([x * sigma / (alpha**2 * self.deviation**2 + sigma**2), torch.full_like(x, self.channel)], 1)
+
+
+def test_the_hybrid_loss_is_least_at_the_true_variance():
+    """Data narrower than eq. (4) takes it to be: the best channel is where x_s really has its variance."""
+    deviation, t, s = 0.3, 0.5, 0.3
+    path = schedules.cosine()
+    (alpha, sigma), (alpha_s, sigma_s) = ((float(v) for v in path(torch.tensor(u, dtype=F64))) for u in (t, s))
+    added = sigma**2 - (alpha / alpha_s * sigma_s) ** 2
+    least = sigma_s**2 * added / sigma**2
+    most = added * (alpha_s**2 + sigma_s**2) / (alpha**2 + sigma**2)
+    true = added * (alpha_s**2 * deviation**2 + sigma_s**2) / (alpha**2 * deviation**2 + sigma**2)
+    best = 2 * math.log(true / least) / math.log(most / least) - 1
+    assert -0.9 < best < 0.9
+    rng = Rng.of(0, 40_000, dtype=F64)
+    x0, n = deviation * rng.fold("x").normal((40_000, 1)), rng.normal((40_000, 1))
+    times = torch.full((40_000,), t, dtype=F64)
+
+    def loss(channel):
+        model = Denoiser(Told(path, deviation, channel), path, rules.eps(), timestep(1.0), learned_variance=True)
+        return float(hybrid(model, x0, times, torch.full_like(times, s), n, levels=0).mean())
+
+    channels = [best + d for d in (-0.3, -0.1, 0.0, 0.1, 0.3)]
+    assert np.argmin([loss(c) for c in channels]) == 2

@@ -19,7 +19,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.train import Run, Training, fit
 from reverie.train.jobs import Diffusion
-from reverie.train.objective import flat, logit_normal
+from reverie.train.objective import logit_normal
 
 STEPS = 9
 WORDS = ("red", "blue", "round", "square", "small", "large")
@@ -42,7 +42,7 @@ def make(folder, net=NET, **changes):
     text = TextConfig(vocabulary=8, width=8, depth=1, heads=2, length=4)
     denoiser = Denoiser(UNet(net), schedules.flow(), rules.velocity())
     data = torch.randn(14, 1, 8, 8)
-    laws = {"times": logit_normal(), "weight": flat(), "encoder": Words(WORDS, text), "prompt": caption, "held_prompt": caption}
+    laws = {"times": logit_normal(), "encoder": Words(WORDS, text), "prompt": caption, "held_prompt": caption}
     return Run(Diffusion(denoiser, data[4:], data[:4], **laws), settings(**changes), Path(folder))
 
 

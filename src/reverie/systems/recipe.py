@@ -6,6 +6,7 @@ something that can be sampled. Processes and laws are named constructors written
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,9 +31,10 @@ from reverie.process.schedules import SCHEDULES
 from reverie.systems.shipped import place
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import NOISES, build_net, load_any
+from reverie.train.bound import hybrid_on
 from reverie.train.jobs import Diffusion, to_signal
 from reverie.train.loop import Job, Training
-from reverie.train.objective import TIMES, WEIGHTS
+from reverie.train.objective import TIMES, WEIGHTS, denoising
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class Objective:
     sigma_data: float = 1.0
     """Standard deviation of the data; scales the net's input."""
     weight: str = "flat()"
+    variance: float = 0.0
+    """Share of the bound in the loss, which teaches the net the variance of its steps too; 0 = none, 0.001 as published
+    (arXiv 2102.09672). The net needs twice the channels."""
     times: str = "log_normal(mean=0, deviation=1.3)"
     drop: float = 0.1
     """Share of prompts replaced by the empty one, for classifier-free guidance."""
@@ -54,12 +59,16 @@ class Objective:
         path = rebuild(parse(self.path), (*SCHEDULES, *NOISES), "path")
         rule, clock = rebuild(parse(self.rule), RULES, "rule"), rebuild(parse(self.clock), CLOCKS, "clock")
         autocast = torch.bfloat16 if bf16 else None
-        return Denoiser(net, path, rule, clock, sigma_data=self.sigma_data, autocast=autocast)
+        twice = self.variance > 0
+        return Denoiser(net, path, rule, clock, sigma_data=self.sigma_data, learned_variance=twice, autocast=autocast)
 
-    def laws(self) -> dict[str, Any]:
-        """Keyword arguments of a training job."""
+    def laws(self, levels: int) -> dict[str, Any]:
+        """Keyword arguments of a training job. levels: values of the data in [-1, 1], 0 = continuous."""
         times, weight = rebuild(parse(self.times), TIMES, "times"), rebuild(parse(self.weight), WEIGHTS, "weight")
-        return {"times": times, "weight": weight, "drop": self.drop}
+        if self.variance and self.weight != "flat()":
+            raise UserError(f"a weight ({self.weight}) and a learned variance cannot be had together: leave one at its default")
+        objective = hybrid_on(scale=self.variance, levels=levels) if self.variance else partial(denoising, weight=weight)
+        return {"times": times, "objective": objective, "drop": self.drop}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class Recipe(Preset):
         torch.manual_seed(self.training.seed)
         encoder = load_any(place(self.wording)).encoder if self.wording else self._encoder(pictures)
         codec = self._codec(pictures.images.shape[1])
+        self._check(codec)
         denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
         job = Diffusion(
             denoiser,
@@ -132,12 +142,22 @@ class Recipe(Preset):
             encoder=encoder,
             prompt=_prompt(train),
             held_prompt=_prompt(held),
-            **self.objective.laws(),
+            **self.objective.laws(256 if self.shrink == 1 else 0),
         )
         channels_last(denoiser)
         if self.training.compile:
             denoiser.net.compile()
         return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=self.sampling, about=self.card(pictures)), job
+
+    def _check(self, codec: Any) -> None:
+        """The net must take what the codec gives, and answer with as much, or twice that where it learns a variance."""
+        channels = codec.shape(self.size, self.size)[0]
+        wanted = (channels, channels * (2 if self.objective.variance else 1))
+        found = (getattr(self.net, "in_channels", channels), getattr(self.net, "out_channels", wanted[1]))
+        if found != wanted:
+            raise UserError(
+                f"{self.name}: the net has {found[0]} channels in and {found[1]} out; this data needs {wanted[0]} and {wanted[1]}"
+            )
 
     def _codec(self, channels: int) -> Any:
         if self.shrink == 1:

@@ -26,6 +26,7 @@ from reverie.errors import UserError
 from reverie.process.grids import check
 from reverie.process.path import like, time
 from reverie.rng import Rng
+from reverie.train.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,15 @@ def hybrid(
     simple = (output - like(a, x0) * x0 - like(b, x0) * n).square().flatten(1).mean(1)
     bound = _term(model, x, x0, t, s, (output.detach(), channels), 0.0, levels)
     return simple + scale * bound / (t - s).to(bound)
+
+
+def hybrid_on(steps: int = 1000, *, scale: float = 1e-3, levels: int = 256) -> Objective:
+    """L_hybrid on a chain of equal steps, as an objective like `denoising`."""
+
+    def objective(model: Denoiser, x0: Tensor, t: Tensor, n: Tensor, cond: Cond | None = None) -> Tensor:
+        return hybrid(model, x0, t, (t - 1 / steps).clamp_min(0), n, cond, scale=scale, levels=levels)
+
+    return objective
 
 
 @torch.no_grad()

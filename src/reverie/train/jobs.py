@@ -12,7 +12,7 @@ from reverie.denoiser import Cond, Denoiser
 from reverie.process.path import time
 from reverie.rng import Rng, digest
 from reverie.train.loop import Key
-from reverie.train.objective import TimeLaw, Weight, denoising, draw_times
+from reverie.train.objective import Objective, TimeLaw, denoising, draw_times
 
 Prompt = Callable[[int, np.random.Generator], Any]
 
@@ -30,7 +30,7 @@ class Diffusion:
         held: Tensor,
         *,
         times: TimeLaw,
-        weight: Weight,
+        objective: Objective = denoising,
         encoder: Any = None,
         prompt: Prompt | None = None,
         held_prompt: Prompt | None = None,
@@ -38,7 +38,7 @@ class Diffusion:
     ) -> None:
         self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
         self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
-        self.times, self.weight, self.prompt, self.held_prompt, self.drop = times, weight, prompt, held_prompt, drop
+        self.times, self.objective, self.prompt, self.held_prompt, self.drop = times, objective, prompt, held_prompt, drop
         self.size = len(data)
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
@@ -54,7 +54,7 @@ class Diffusion:
             if self.prompt is None
             else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
         )
-        return denoising(self.denoiser, x0, t, n, self._cond(said), weight=self.weight)
+        return self.objective(self.denoiser, x0, t, n, self._cond(said))
 
     def _noise(self, x0: Tensor, step: int) -> Tensor:
         rng = Rng((step,), ("train",), dtype=x0.dtype, device=x0.device, whole=True)
@@ -76,7 +76,7 @@ class Diffusion:
             prompt = self.held_prompt
             said = None if prompt is None else [prompt(k, np.random.default_rng(digest("validation", k))) for k in rows]
             x0 = held[rows.start : rows.stop]
-            total += float(denoising(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said), weight=self.weight).sum())
+            total += float(self.objective(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said)).sum())
         return total / len(held)
 
 

@@ -16,6 +16,7 @@ from reverie.denoiser import Cond, Denoiser
 from reverie.process.path import Path, like, time
 
 Weight = Callable[[Denoiser, Tensor], Tensor]
+Objective = Callable[[Denoiser, Tensor, Tensor, Tensor, Cond | None], Tensor]  # model, x0, t, n, cond -> loss (B,)
 TimeLaw = Callable[[Path, Tensor], Tensor]  # the quantile function: u in (0, 1) -> t
 
 

@@ -66,7 +66,7 @@ class ToyRecipe:
         held = min(self.training.holdout, self.count // 2)
         torch.manual_seed(self.training.seed)
         denoiser = self.objective.denoiser(build_net(self.net), False)
-        job = Diffusion(denoiser, points[held:], points[:held], **self.objective.laws())
+        job = Diffusion(denoiser, points[held:], points[:held], **self.objective.laws(0))
         about = {"name": self.name, "data": {"name": self.shape, "licence": "none needed"}, "recipe": recipe_card(self)}
         return System(denoiser=denoiser, codec=Points(), defaults=self.sampling, about=about), job
 
