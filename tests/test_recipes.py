@@ -9,7 +9,7 @@ import torch
 from test_data_sets import colours, idx
 
 from reverie.data.avatars import VALUES, tell
-from reverie.encode import Classes, Words
+from reverie.encode import Classes, Concepts
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
@@ -71,10 +71,10 @@ def test_a_recipe_can_learn_the_variance_of_its_steps(places, tmp_path):
         replace(objective, weight="min_snr()").laws(0)
 
 
-def test_clothes_are_told_apart_by_class_and_avatars_by_words(places):
+def test_clothes_are_told_apart_by_class_and_avatars_by_concepts(places):
     clothes = replace(RECIPES["fashion-mnist"], data=places["fashion-mnist"])
     assert isinstance(clothes.prepare(clothes.pictures())[0].encoder, Classes)
-    assert isinstance(RECIPES["avatars"].prepare(RECIPES["avatars"].pictures())[0].encoder, Words)
+    assert isinstance(RECIPES["avatars"].prepare(RECIPES["avatars"].pictures())[0].encoder, Concepts)
 
 
 HUES = ("red", "blue", "green", "pink", "black")
@@ -84,18 +84,17 @@ def hair_and_shirt(rng):
     """Two colours and whose they are, in either order."""
     hair, shirt = (HUES[int(rng.random() * len(HUES))] for _ in range(2))
     said = [f"{hair} hair", f"a {shirt} shirt"]
-    return " and ".join(said if rng.random() < 0.5 else said[::-1]), {"hair": hair, "shirt": shirt}
+    return " and ".join(said if rng.random() < 0.5 else said[::-1]), {"hair": (hair,), "shirt": (shirt,)}
 
 
 def misread(kernel, folder):
-    """What a small encoder still gets wrong after a few hundred captions."""
-    torch.manual_seed(0)
+    """What a small encoder still gets wrong after two thousand captions."""
+    torch.manual_seed(1)
     words = (*HUES, "a", "and", "hair", "shirt")
-    encoder = Words(words, TextConfig(vocabulary=2 + len(words), width=32, depth=1, heads=2, length=8, kernel=kernel))
-    job = Wording(
-        encoder, hair_and_shirt, {"hair": HUES, "shirt": HUES}, [hair_and_shirt(np.random.default_rng(k)) for k in range(200)]
-    )
-    training = Training(steps=100, batch=32, rate=1e-2, warmup=10, widths=(0.1,), snapshots=0, bf16=False)
+    text = TextConfig(vocabulary=2 + len(words), width=32, depth=1, heads=2, length=8, kernel=kernel)
+    held = [hair_and_shirt(np.random.default_rng(k)) for k in range(200)]
+    job = Wording(Concepts(words, text, {"hair": HUES, "shirt": HUES}), hair_and_shirt, held)
+    training = Training(steps=60, batch=32, rate=3e-3, warmup=10, widths=(0.1,), snapshots=0, bf16=False)
     for _ in fit(Run(job, training, folder)):
         continue
     return job.validate()
@@ -103,14 +102,32 @@ def misread(kernel, folder):
 
 def test_neighbours_tell_which_colour_belongs_to_what(tmp_path):
     """Without the convolution an encoder stays for long where it knows the colours, but not whose they are."""
-    assert misread(3, tmp_path) < 0.05 < 0.2 < misread(0, tmp_path)
+    assert misread(3, tmp_path) < 0.15 < 0.3 < misread(0, tmp_path)
 
 
-def test_what_is_left_open_is_not_marked(tmp_path):
-    encoder = Words(("glasses",), TextConfig(vocabulary=3, width=8, depth=1, heads=1, length=4))
-    job = Wording(encoder, tell, VALUES, [])
-    open_, silent, told = ([("glasses", t)] for t in ({"glasses": None}, {}, {"glasses": "round"}))
-    assert [int(job._targets(t, "glasses")[0]) for t in (open_, silent, told)] == [-1, 0, 1 + VALUES["glasses"].index("round")]
+def test_what_is_told_is_what_is_asked():
+    encoder = Concepts(("glasses",), TextConfig(vocabulary=3, width=8, depth=1, heads=1, length=4), VALUES)
+    job = Wording(encoder, tell, [])
+    vague, silent, told = ([("glasses", t)] for t in ({"glasses": ("round", "square")}, {}, {"glasses": ("round",)}))
+    assert [job._targets(t, "glasses")[0].tolist() for t in (vague, silent, told)] == [
+        [0.0, 0.0, 0.5, 0.5, 0.0],
+        [1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 1.0, 0.0, 0.0],
+    ]
+    logits = {name: logit.log_softmax(1) for name, logit in encoder.logits(["glasses"]).items()}
+    own = -sum(float(logit[0, 0].detach()) for name, logit in logits.items() if name != "glasses")
+    own -= float((logits["glasses"][0, 2] + logits["glasses"][0, 3]).detach()) / 2
+    assert float(job.misread(vague).detach()) == pytest.approx(own / len(logits), rel=1e-5)
+
+
+def test_concepts_say_what_they_understood():
+    encoder = Concepts(
+        ("red", "round"), TextConfig(vocabulary=4, width=8, depth=1, heads=1, length=4), {"hair": ("red", "blue"), "hat": ("red",)}
+    )
     with torch.no_grad():
-        others = float(job.misread(silent)) - float(job.misread(open_))
-    assert others > 0  # the silent one is also asked whether glasses were told
+        encoder.heads.weight.zero_()
+        encoder.heads.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 9.0, 0.0]))
+    assert encoder.understood("red") == {"hair": "red"}
+    vector = encoder.prompts(["red", ""]).vector
+    assert vector.shape == (2, 5)
+    torch.testing.assert_close(vector[:, :3].sum(1), torch.full((2,), 3.0).sqrt())

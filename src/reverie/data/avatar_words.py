@@ -143,11 +143,11 @@ VOCABULARY = frozenset(w for phrase in _every_phrase() for w in words(phrase.rep
 
 
 class _Pen:
-    """One caption in the making: the attributes, the dice, and what was told of them (None = told, but not exactly)."""
+    """One caption in the making: the attributes, the dice, and which values what was told leaves possible."""
 
     def __init__(self, attributes: Attributes, rng: np.random.Generator) -> None:
         self.a, self.rng = attributes, rng
-        self.told: dict[str, str | None] = {}
+        self.told: dict[str, tuple[str, ...]] = {}
         wordy = rng.random()
         self.rate = 1.0 if wordy < 0.2 else 0.78 if wordy < 0.85 else 0.35
 
@@ -161,7 +161,7 @@ class _Pen:
         return name in self.a and self.chance(self.rate * rate)
 
     def note(self, *names: str) -> None:
-        self.told |= {name: self.a[name] for name in names}
+        self.told |= {name: (self.a[name],) for name in names}
 
     def shuffled(self, items: list[str]) -> list[str]:
         keys = [self.rng.random() for _ in items]
@@ -228,7 +228,7 @@ def _glasses(pen: _Pen) -> list[str]:
     if not pen.tells("glasses", 0.15 if kind == "none" else 1.05):
         return []
     vague = kind in ("round", "square") and pen.chance(0.2)
-    pen.told["glasses"] = None if vague else kind
+    pen.told["glasses"] = ("round", "square") if vague else (kind,)
     return [pen.pick(SOME_GLASSES if vague else GLASSES[kind].noun)]
 
 
@@ -346,8 +346,8 @@ def caption(attributes: Attributes, rng: np.random.Generator) -> str:
     return caption_and_told(attributes, rng)[0]
 
 
-def caption_and_told(attributes: Attributes, rng: np.random.Generator) -> tuple[str, dict[str, str | None]]:
-    """The caption, and the attributes it tells; None stands for a value that it leaves open ("glasses", of either shape)."""
+def caption_and_told(attributes: Attributes, rng: np.random.Generator) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """The caption, and for each attribute it tells the values it leaves possible ("glasses" may be of either shape)."""
     pen = _Pen(attributes, rng)
     told = _gather(pen)
     shape = rng.random()

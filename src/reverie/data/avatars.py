@@ -43,7 +43,7 @@ def plan(seed: int, index: int, styles: Sequence[str] = STYLES) -> tuple[dict[st
     return attributes, job(attributes, rng)
 
 
-def tell(rng: np.random.Generator) -> tuple[str, dict[str, str | None]]:
+def tell(rng: np.random.Generator) -> tuple[str, dict[str, tuple[str, ...]]]:
     """A caption of an avatar that nobody has drawn yet, and what it tells; never a held-out combination."""
     return caption_and_told(draw(rng), rng)
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from reverie.denoiser import Cond
 from reverie.encode.classes import Classes as Classes
+from reverie.encode.concepts import Concepts as Concepts
 from reverie.encode.words import Words as Words
 
 

@@ -24,7 +24,7 @@ def split(text: str) -> list[str]:
 
 
 class Words(TextTransformer):
-    """Prompts -> Cond with the pooled vector (B, D) and, where the config says so, tokens (B, L, D) with mask (B, L)."""
+    """Prompts -> Cond with tokens (B, L, D), mask (B, L) and their pooled vector (B, D)."""
 
     def __init__(self, vocabulary: Sequence[str], text: TextConfig) -> None:
         super().__init__(text)
@@ -43,7 +43,7 @@ class Words(TextTransformer):
     def prompts(self, prompts: Sequence[str]) -> Cond:
         ids, mask = self.tokenise(prompts)
         tokens, pooled = self(ids, mask)
-        return Cond(vector=pooled, tokens=tokens, mask=mask) if self.config.tokens else Cond(vector=pooled)
+        return Cond(vector=pooled, tokens=tokens, mask=mask)
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)

@@ -20,8 +20,7 @@ from reverie.nets.blocks import Attention, expect
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """vocabulary: number of token ids. width, depth, heads: of the transformer. length: the most tokens it reads.
-    kernel: words that the first convolution sees, odd; 0 for none. tokens: whether the words are handed on one by one, for
-    cross-attention; if not, only their pooled vector is."""
+    kernel: words that the first convolution sees, odd; 0 for none."""
 
     vocabulary: int = 4096
     width: int = 192
@@ -29,7 +28,6 @@ class TextConfig:
     heads: int = 4
     length: int = 24
     kernel: int = 0
-    tokens: bool = True
 
 
 class TextBlock(nn.Module):

@@ -1,6 +1,6 @@
 """Recipes of the pieces of a system that are trained alone, before it: its text encoder, and the last stage of a cascade."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,10 +8,12 @@ import torch
 from reverie.codec import Shrunk
 from reverie.data.avatars import VALUES, tell
 from reverie.data.pictures import Pictures
+from reverie.encode import Concepts
+from reverie.encode.words import FIRST
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.nets.upsampler import Upsampler, UpsamplerConfig
-from reverie.systems.recipe import Preset, channels_last, fresh_words
+from reverie.systems.recipe import Preset, channels_last, vocabulary
 from reverie.systems.system import Part
 from reverie.train.jobs import Enlarging
 from reverie.train.loop import Job
@@ -29,9 +31,10 @@ class WordingRecipe(Preset):
         if pictures.caption is None or pictures.attributes is None:
             raise UserError(f"{pictures.name} has no attributes to learn words from: train the encoder with the denoiser instead")
         torch.manual_seed(self.training.seed)
-        encoder = fresh_words(pictures, self.words)
+        words = vocabulary(pictures)
+        encoder = Concepts(words, replace(self.words, vocabulary=FIRST + len(words)), VALUES)
         held = [tell(np.random.default_rng([1, k])) for k in range(self.training.holdout)]
-        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, VALUES, held, bf16=self.training.bf16)
+        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, held, bf16=self.training.bf16)
 
 
 @dataclass(frozen=True, kw_only=True)

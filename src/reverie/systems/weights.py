@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reverie.card import Card, card_of, rebuild
 from reverie.codec import Latent, Pixels, Points, Shrunk
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import Classes, Words
+from reverie.encode import Classes, Concepts, Words
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.measure.reader import Reader
@@ -98,6 +98,9 @@ def encoder_card(encoder: Any) -> Card | None:
         return None
     if isinstance(encoder, Classes):
         return {"kind": "classes", "classes": list(encoder.classes), "width": encoder.width}
+    if isinstance(encoder, Concepts):
+        values = {k: list(v) for k, v in encoder.values.items()}
+        return {"kind": "concepts", "vocabulary": list(encoder.vocabulary), "text": card_of(encoder.config), "values": values}
     return {"kind": "words", "vocabulary": list(encoder.vocabulary), "text": card_of(encoder.config)}
 
 
@@ -106,8 +109,10 @@ def build_encoder(card: Mapping[str, Any] | None, where: str) -> Any:
         return None
     if card.get("kind") == "classes":
         return Classes(card["classes"], card["width"])
-    _only(card, ("kind", "vocabulary", "text"), where)
-    return Words(card["vocabulary"], rebuild(card["text"], CONFIGS, where))
+    concepts = card.get("kind") == "concepts"
+    _only(card, ("kind", "vocabulary", "text", *(["values"] if concepts else [])), where)
+    text = rebuild(card["text"], CONFIGS, where)
+    return Concepts(card["vocabulary"], text, card["values"]) if concepts else Words(card["vocabulary"], text)
 
 
 def reader_card(reader: Reader | None) -> Card | None:

@@ -1,4 +1,4 @@
-"""A text encoder learns what words mean before it conditions anything: it predicts a picture's attributes from its caption.
+"""A text encoder learns what words mean before it conditions anything: it reads a picture's attributes in its caption.
 
 Where captions are made from attributes, this teaches synonyms and which colour belongs to which thing from text alone, and as much
 text as is wanted: every caption is new. A diffusion model would have to find out through pictures. "Not told" is one more value of
@@ -11,53 +11,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reverie.encode.words import Words
+from reverie.encode.concepts import Concepts
 from reverie.train.loop import Key
 
-Told = tuple[str, Mapping[str, str | None]]
-"""A caption, and what it tells of each attribute: None where it leaves the value open; nothing where it is silent."""
+Told = tuple[str, Mapping[str, Sequence[str]]]
+"""A caption, and for each attribute it tells the values it leaves possible."""
+
+EMPTY = 0.02  # share of captions that tell nothing
 
 
 class Wording:
-    """Trains `encoder` with one linear head per attribute on its pooled vector.
-
-    draw(rng): a caption with what it tells. values: what each attribute can be. held: captions to validate with.
-    """
+    """Trains an encoder of concepts. draw(rng): a caption with what it tells. held: captions to validate with."""
 
     size = 1  # there is no order: every caption is new
 
     def __init__(
-        self,
-        encoder: Words,
-        draw: Callable[[np.random.Generator], Told],
-        values: Mapping[str, Sequence[str]],
-        held: Sequence[Told],
-        *,
-        bf16: bool = False,
+        self, encoder: Concepts, draw: Callable[[np.random.Generator], Told], held: Sequence[Told], *, bf16: bool = False
     ) -> None:
-        self.encoder, self.draw, self.values, self.held, self.bf16 = encoder, draw, values, held, bf16
-        width = encoder.config.width
-        self.heads = nn.ModuleDict({name: nn.Linear(width, 1 + len(known)) for name, known in values.items()})
-        self.module = nn.ModuleDict({"encoder": encoder, "heads": self.heads})
+        self.encoder, self.draw, self.held, self.bf16 = encoder, draw, held, bf16
+        self.module = nn.ModuleDict({"encoder": encoder})
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
         rng = key.numpy("caption")
-        return self.misread([self.draw(rng) for _ in index])
+        return self.misread([("", {}) if rng.random() < EMPTY else self.draw(rng) for _ in index])
 
     def misread(self, told: Sequence[Told]) -> Tensor:
-        """Cross-entropy per caption (B,), the mean over attributes; one whose value is left open counts as read."""
+        """Cross-entropy per caption (B,), the mean over attributes; the values left possible are equally likely."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            pooled = self.encoder.prompts([caption for caption, _ in told]).vector
-            logits = {name: head(pooled).float() for name, head in self.heads.items()}
+            logits = self.encoder.logits([caption for caption, _ in told])
         each = [
-            nn.functional.cross_entropy(logits[name], self._targets(told, name), ignore_index=-1, reduction="none")
-            for name in self.values
+            nn.functional.cross_entropy(logit.float(), self._targets(told, name), reduction="none")
+            for name, logit in logits.items()
         ]
         return torch.stack(each).mean(0)
 
     def _targets(self, told: Sequence[Told], name: str) -> Tensor:
-        known: dict[str | None, int] = {None: -1} | {value: k for k, value in enumerate(self.values[name], 1)}
-        return torch.tensor([known[t[name]] if name in t else 0 for _, t in told])
+        """Probabilities (B, 1 + values); the first is "not told"."""
+        place = {value: k for k, value in enumerate(self.encoder.values[name], 1)}
+        out = torch.zeros(len(told), 1 + len(place))
+        for row, (_, said) in zip(out, told, strict=True):
+            possible = [place[value] for value in said.get(name, ())] or [0]
+            row[possible] = 1 / len(possible)
+        return out
 
     @torch.no_grad()
     def validate(self) -> float:

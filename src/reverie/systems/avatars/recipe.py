@@ -1,21 +1,23 @@
-"""How reverie-avatars is trained: a small U-Net at 32 px, and an enlarger to 64 px."""
+"""How reverie-avatars is trained: a small transformer at 32 px, and an enlarger to 64 px."""
 
+from reverie.data.avatars import VALUES
+from reverie.nets.dit import DiTConfig
 from reverie.nets.text import TextConfig
-from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import UpsamplerConfig
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.stages import EnlargerRecipe, WordingRecipe
 from reverie.systems.system import Sampling
 from reverie.train.loop import Training
 
-WORDS = TextConfig(width=128, depth=2, heads=4, length=48, kernel=5)
+CONCEPTS = sum(1 + len(values) for values in VALUES.values())
+WORDS = TextConfig(width=128, depth=1, heads=4, length=48, kernel=5)
 
 WORDING = WordingRecipe(
     name="avatars-words",
     about="the text encoder of avatars: attributes from captions",
     source="avatars",
     words=WORDS,
-    training=Training(steps=1000, batch=128, rate=2e-3, warmup=100, decay=0.6, widths=(0.05,), snapshots=0),
+    training=Training(steps=700, batch=128, rate=2e-3, warmup=100, decay=0.6, widths=(0.05,), snapshots=0),
 )
 
 ENLARGER = EnlargerRecipe(
@@ -33,22 +35,12 @@ AVATARS = Recipe(
     shrink=2,
     codec="reverie-avatars",
     wording="reverie-avatars",
-    net=UNetConfig(
-        patch=2,
-        channels=32,
-        mult=(1, 2, 4),
-        blocks=1,
-        attention=(1, 2),
-        head_width=32,
-        context_dim=128,
-        vector_dim=128,
-        groups=8,
-        scale_shift=True,
+    net=DiTConfig(
+        in_channels=3, size=32, patch=4, width=256, depth=6, heads=4, learn_sigma=False, vector_dim=CONCEPTS, gelu="none"
     ),
-    words=WORDS,
     objective=Objective(rule="edm(sigma_data=0.6)", sigma_data=0.6, times="log_normal(mean=-0.6, deviation=1.4)"),
     sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64)),
-    training=Training(steps=2800, batch=32, rate=1.5e-3, warmup=150, decay=0.4, holdout=256, validate_minutes=6),
+    training=Training(steps=18000, batch=16, rate=2e-3, warmup=200, decay=0.5, holdout=256, validate_minutes=6),
     samples=(
         "a smiling woman with long red hair and round glasses, micah style",
         "a bald man with a beard, avataaars style",
