@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from reverie.nets.precision import inside
+
 
 class Codec(Protocol):
     """Between pictures and the space of the diffusion."""
@@ -70,7 +72,7 @@ class Shrunk(nn.Module):
         return nn.functional.avg_pool2d(x, self.factor)
 
     def decode(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        with inside(self.autocast, z.device):
             out = self.net(z)
         return out.to(z.dtype)
 
@@ -97,12 +99,12 @@ class Latent(nn.Module):
         return (self.latent, *_divided(height, width, self.factor))
 
     def encode(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        with inside(self.autocast, x.device):
             mean = self.net.encode(x)[0]
         return (mean.to(x.dtype) - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        with inside(self.autocast, z.device):
             out = self.net.decode(z * self.scale[:, None, None] + self.shift[:, None, None])
         return out.to(z.dtype)
 

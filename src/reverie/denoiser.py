@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reverie.card import remembers
 from reverie.errors import UserError
+from reverie.nets.precision import inside
 from reverie.process.path import Path, like, time
 from reverie.process.rules import Rule
 
@@ -136,7 +137,7 @@ class Denoiser(nn.Module):
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
             inputs = {k: w for k in ("vector", "tokens", "mask", "residuals") if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
-        with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        with inside(self.autocast, x.device):
             out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
         return out.to(x.dtype)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from reverie.cli.parse import parse
 from reverie.errors import UserError, nearest
 from reverie.systems.recipes import RECIPES
-from reverie.tasks.train import Session
+from reverie.tasks.train import Session, restored, stored
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,9 +27,17 @@ def main(arguments: Sequence[str]) -> None:
     if name not in RECIPES:
         raise UserError(f"no recipe is called '{name}'.{nearest(name, RECIPES)}")
     recipe, place = _read(RECIPES[name], arguments[1:], name)
+    folder = Path(place.out or f"runs/{name}")
+    if place.threads < 0:
+        raise UserError(f"--threads is {place.threads}; give a positive number, or 0 for all")
     if place.threads:
         torch.set_num_threads(place.threads)
-    session = Session.open(recipe, Path(place.out or f"runs/{name}"), place.resume or bool(place.average))
+    if place.resume or place.average:
+        if begun := stored(folder):  # what it was begun with holds, unless it is said again
+            recipe, place = _read(restored(RECIPES[name], begun), arguments[1:], name)
+        else:
+            print(f"reverie: {folder} holds no run yet: beginning one", file=sys.stderr)
+    session = Session.open(recipe, folder, place.resume or bool(place.average))
     if place.average:
         print(session.reaverage(place.average))
         return

@@ -54,11 +54,10 @@ class Objective:
     drop: float = 0.1
     """Share of prompts replaced by the empty one, for classifier-free guidance."""
 
-    def denoiser(self, net: Any, bf16: bool) -> Denoiser:
+    def denoiser(self, net: Any, autocast: torch.dtype | None) -> Denoiser:
         """The net with its process."""
         path = rebuild(parse(self.path), (*SCHEDULES, *NOISES), "path")
         rule, clock = rebuild(parse(self.rule), RULES, "rule"), rebuild(parse(self.clock), CLOCKS, "clock")
-        autocast = torch.bfloat16 if bf16 else None
         twice = self.variance > 0
         return Denoiser(net, path, rule, clock, sigma_data=self.sigma_data, learned_variance=twice, autocast=autocast)
 
@@ -134,7 +133,7 @@ class Recipe(Preset):
         encoder = load_any(place(self.wording)).encoder if self.wording else self._encoder(pictures)
         codec = self._codec(pictures.images.shape[1])
         self._check(codec)
-        denoiser = self.objective.denoiser(build_net(self.net), self.training.bf16)
+        denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
         job = Diffusion(
             denoiser,
             encode(codec, train.images),
@@ -147,7 +146,8 @@ class Recipe(Preset):
         channels_last(denoiser)
         if self.training.compile:
             denoiser.net.compile()
-        return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=self.sampling, about=self.card(pictures)), job
+        defaults = replace(self.sampling, size=(self.size, self.size))
+        return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=defaults, about=self.card(pictures)), job
 
     def _check(self, codec: Any) -> None:
         """The net must take what the codec gives, and answer with as much, or twice that where it learns a variance."""

@@ -6,6 +6,7 @@ import torch
 
 from reverie.errors import UserError, nearest
 from reverie.measure.reader import Reader
+from reverie.nets.precision import quick_dtype
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load, load_any
 
@@ -45,9 +46,8 @@ def place(name: str) -> Path:
 
 def quick(system: System) -> System:
     """The same system as it runs fastest here: channels innermost, and bf16 inside the nets where the CPU computes in it."""
-    bf16 = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
     for part in (system.denoiser, system.codec):
         if isinstance(part, torch.nn.Module):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            part.autocast = bf16
+            part.autocast = quick_dtype()
     return system

@@ -34,7 +34,7 @@ class WordingRecipe(Preset):
         words = vocabulary(pictures)
         encoder = Concepts(words, replace(self.words, vocabulary=FIRST + len(words)), VALUES)
         held = [tell(np.random.default_rng([1, k])) for k in range(self.training.holdout)]
-        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, held, bf16=self.training.bf16)
+        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, held, autocast=self.training.autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,7 @@ class EnlargerRecipe(Preset):
         """A fresh enlarger for these pictures, and its training job."""
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        autocast = torch.bfloat16 if self.training.bf16 else None
-        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=autocast)
+        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=self.training.autocast)
         channels_last(codec)
         return Part(codec=codec, about=self.card(pictures)), Enlarging(
             codec, train.images, held.images, noise=self.noise, edges=self.edges

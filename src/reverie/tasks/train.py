@@ -6,20 +6,30 @@ previews/*.png, model.safetensors
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from reverie.card import parse, rebuild
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
+from reverie.process.grids import GRIDS
+from reverie.solve import named
 from reverie.systems.recipe import Recipe, recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
 from reverie.tasks.generate import generate
 from reverie.tasks.sheet import sheet
 from reverie.train.ema import combine, split
-from reverie.train.loop import Progress, Run, fit
+from reverie.train.loop import Key, Progress, Run, fit
+
+RECIPE = "recipe.json"
+MAY_CHANGE = ("steps", "minutes", "save_minutes", "validate_minutes")
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,13 @@ class Session:
         existing = (folder / "checkpoint.safetensors").exists()
         if existing and not resume:
             raise UserError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
-        system, job = recipe.prepare(recipe.pictures())
+        if existing:
+            _same(plain(recipe), stored(folder) or {}, folder)
+        system, job = _fitting(recipe)
         session = cls(recipe, system, Run(job, recipe.training, folder), folder)
         if existing:
             session.run.resume()
-        write_whole(folder / "recipe.json", lambda p: p.write_text(json.dumps(recipe_card(recipe), indent=1)))
+        write_whole(folder / RECIPE, lambda p: p.write_text(json.dumps(plain(recipe), indent=1)))
         return session
 
     def __iter__(self) -> Iterator[Progress]:
@@ -58,14 +70,15 @@ class Session:
             self.export()
 
     def _log(self, now: Progress, board: Any) -> None:
-        line = {"step": now.step, "steps": now.steps, "seconds": round(now.seconds, 2), "loss": round(now.loss, 5)}
-        line |= {"rate": self.run.rate()} | ({} if now.validation is None else {"validation": round(now.validation, 5)})
+        values = {"loss": now.loss, "rate": self.run.rate()} | ({} if now.validation is None else {"validation": now.validation})
+        line: dict[str, Any] = {"step": now.step, "steps": now.steps, "seconds": round(now.seconds, 2)}
+        line |= {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in values.items()}
         with contextlib.suppress(OSError):  # a full disk must not end the run
             with (self.folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             if board is not None:
-                for name in line.keys() - {"step", "steps", "seconds"}:
-                    board.add_scalar(name, line[name], now.step)
+                for name, value in values.items():
+                    board.add_scalar(name, value, now.step)
 
     def _preview(self, now: Progress) -> None:
         if not isinstance(self.recipe, Recipe):
@@ -97,6 +110,63 @@ class Session:
             about = self.system.about | {"steps": self.run.step, "seconds": round(self.run.seconds)}
             save(replace(self.system, about=about), path)
         return path
+
+
+def plain(recipe: Any) -> dict[str, Any]:
+    """The recipe as it stands in recipe.json."""
+    card: dict[str, Any] = json.loads(json.dumps(recipe_card(recipe)))
+    return card
+
+
+def stored(folder: Path) -> dict[str, Any] | None:
+    """The recipe that the run in this folder was begun with, if there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / RECIPE).read_text())
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def restored(preset: Any, values: Mapping[str, Any]) -> Any:
+    """The preset with the values of a stored recipe, field by field."""
+    given = {}
+    for f in fields(preset):
+        if f.init and f.name in values and f.name not in ("name", "about"):
+            old, new = getattr(preset, f.name), values[f.name]
+            if not isinstance(new, Mapping):
+                given[f.name] = _tuples(new)
+            elif is_dataclass(old):
+                given[f.name] = restored(old, new)
+    return replace(preset, **given)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _same(now: Mapping[str, Any], before: Mapping[str, Any], folder: Path, where: str = "") -> None:
+    """Refuses to go on with another recipe than the run was begun with; only its length and its clocks may change."""
+    for name in sorted(now.keys() & before.keys() - set(MAY_CHANGE)):
+        if isinstance(now[name], dict) and isinstance(before[name], dict):
+            _same(now[name], before[name], folder, "" if name == "training" else f"{where}{name}.")
+        elif now[name] != before[name]:
+            flag = f"--{where}{name}".replace("_", "-")
+            raise UserError(
+                f"{folder} was begun with {flag} {before[name]}, not {now[name]}: leave it out, or choose another --out"
+            )
+
+
+def _fitting(recipe: Any) -> tuple[Any, Any]:
+    """System and job, tried on two examples: what does not fit together is found before the first step."""
+    try:
+        system, job = recipe.prepare(recipe.pictures())
+        if isinstance(system, System):
+            named(system.defaults.solver)
+            rebuild(parse(system.defaults.grid), GRIDS, "grid")(system.denoiser.path, system.defaults.steps)
+        with torch.no_grad():
+            job.loss(np.arange(min(2, job.size)), Key(recipe.training.seed, 0))
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise UserError(f"the recipe '{recipe.name}' does not fit together: {str(error).splitlines()[0]}") from error
+    return system, job
 
 
 def _board(folder: Path) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reverie.codec import Shrunk
 from reverie.denoiser import Cond, Denoiser
+from reverie.nets.precision import inside
 from reverie.process.path import time
 from reverie.rng import Rng, digest
 from reverie.train.loop import Key
@@ -46,7 +47,7 @@ class Diffusion:
         if x0.ndim == 4:  # convolutions on CPU run faster with the channels innermost
             x0 = x0.contiguous(memory_format=torch.channels_last)
         t = draw_times(self.times, self.denoiser.path, len(index), key.torch("time"))
-        n = self._noise(x0, key.step)
+        n = self._noise(x0, key)
         captions = key.numpy("caption")
         dropped = captions.random(len(index)) < self.drop
         said = (
@@ -56,8 +57,8 @@ class Diffusion:
         )
         return self.objective(self.denoiser, x0, t, n, self._cond(said))
 
-    def _noise(self, x0: Tensor, step: int) -> Tensor:
-        rng = Rng((step,), ("train",), dtype=x0.dtype, device=x0.device, whole=True)
+    def _noise(self, x0: Tensor, key: Key) -> Tensor:
+        rng = Rng((digest(key.seed, "noise", key.step),), dtype=x0.dtype, device=x0.device, whole=True)
         return self.denoiser.path.noise(x0.shape, rng)
 
     def _cond(self, said: Sequence[Any] | None) -> Cond | None:
@@ -132,10 +133,10 @@ class Reading:
         shift: int = 2,
         soft: float = 0.5,
         noise: float = 0.1,
-        bf16: bool = True,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.module, self.pictures, self.targets, self.held, self.held_targets = module, pictures, targets, held, held_targets
-        self.shift, self.soft, self.noise, self.bf16, self.size = shift, soft, noise, bf16, len(pictures)
+        self.shift, self.soft, self.noise, self.autocast, self.size = shift, soft, noise, autocast, len(pictures)
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
         x = self.worn(to_signal(self.pictures[index]), key.torch("wear"))
@@ -156,7 +157,7 @@ class Reading:
     def misread(self, x: Tensor, targets: Mapping[str, np.ndarray]) -> Tensor:
         """Cross-entropy per sample (B,), summed over the heads."""
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with inside(self.autocast, x.device):
             logits = self.module(x)[1]
         entropy = nn.functional.cross_entropy
         each = [entropy(logits[h].float(), torch.from_numpy(t), ignore_index=-1, reduction="none") for h, t in targets.items()]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors
+from reverie.nets.precision import quick_dtype
 from reverie.rng import digest
 from reverie.train.ema import PowerEma
 
@@ -43,7 +44,8 @@ class Training:
     """Relative lengths of the weight averages (arXiv 2312.02696)."""
     snapshots: int = 8
     """Stored moments of the averages, from which any other length can be made afterwards."""
-    bf16: bool = True
+    bf16: bool | None = None
+    """bfloat16 inside the nets; by default where the CPU computes in it."""
     compile: bool = False
     seed: int = 0
     holdout: int = 256
@@ -53,10 +55,22 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("batch", "rate", "minutes", "clip", "holdout"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise UserError(f"training: {name} is {getattr(self, name)}; it must be positive")
         if self.steps < 0:
             raise UserError(f"training: steps is {self.steps}; give a positive number, or 0 to go by minutes")
+        for name in ("warmup", "weight_decay", "snapshots", "save_minutes", "validate_minutes"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"training: {name} is {getattr(self, name)}; it must not be negative")
+        if not (0 <= self.decay <= 1 and 0 <= self.beta2 < 1):
+            raise UserError(f"training: decay is {self.decay} and beta2 {self.beta2}; they lie between 0 and 1")
+        if not self.widths or not all(0 < width < 0.28 for width in self.widths):
+            raise UserError(f"training: widths are {self.widths}; give one or more between 0 and 0.28")
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What the inside of the nets is computed in; None = as it is."""
+        return quick_dtype() if self.bf16 is None else torch.bfloat16 if self.bf16 else None
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Progress:
     step: int
     steps: int  # 0 while the speed is not known yet
     loss: float
-    seconds: float  # of training, all sessions together
+    seconds: float  # with all that belongs to it, all sessions together
     validation: float | None = None
     saved: bool = False
 
@@ -108,6 +122,9 @@ def order(size: int, batch: int, step: int, seed: int) -> np.ndarray:
     return np.array([shuffled[int(w) // size][int(w) % size] for w in where])
 
 
+HOPELESS = 20  # steps in a row without a finite gradient
+
+
 class Run:
     """A job with its optimiser and averages, on disk under `folder`."""
 
@@ -119,7 +136,8 @@ class Run:
         )
         self.ema = PowerEma(job.module, training.widths)
         self.step, self.steps, self.seconds = 0, training.steps, 0.0
-        self.complaint = ""  # why the last save failed, if it did
+        self.complaint = ""  # what went wrong last, until somebody has said it
+        self.skipped = 0  # steps in a row without a finite gradient
         self.stop = False  # set it, and the run ends after the step it is in
         self.whole = True  # False inside a step, where weights and step number do not belong together
 
@@ -147,13 +165,29 @@ class Run:
             group["lr"] = self.rate()
         if bool(norm.isfinite()):
             self.optimiser.step()
+            self.skipped = 0
+        else:
+            self.skip()
         self.step += 1
         self.ema.update(self.job.module, self.step)
         self.whole = True
         return float(loss.detach())
 
+    def skip(self) -> None:
+        """A step without a finite gradient changes nothing; many in a row are the end."""
+        self.skipped += 1
+        self.complaint = f"step {self.step} has no finite gradient and was skipped"
+        if self.skipped == HOPELESS:
+            raise UserError(
+                f"training diverged at step {self.step - HOPELESS + 1}: the last {HOPELESS} steps had no finite gradient; "
+                f"begin again with a smaller rate than {self.training.rate:g}, or a longer warm-up"
+            )
+
     def save(self) -> bool:
-        """Writes the checkpoint; where the disk is full the run goes on and the older one stays."""
+        """Writes the checkpoint; where the disk is full, or the weights are spoilt, the run goes on and the older one stays."""
+        if not all(bool(p.isfinite().all()) for p in self.parameters):
+            self.complaint = f"step {self.step} has weights that are not finite: they were not saved"
+            return False
         tensors = {f"model.{k}": v for k, v in self.job.module.state_dict().items()} | self.ema.state()
         for i, p in enumerate(self.parameters):
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state.get(p, {}).items()}
@@ -181,8 +215,8 @@ class Run:
         for i, p in enumerate(self.parameters):
             head = f"optimiser.{i}."
             state = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
-            if state:
-                self.optimiser.state[p] = state
+            if state:  # the fused optimiser walks memory: its moments must lie as the weights do, channels innermost or not
+                self.optimiser.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v for k, v in state.items()}
         self.step, self.seconds = run["step"], run["seconds"]
         self.steps = self.training.steps or run["steps"]  # a run may be prolonged before its rate falls
         if run["seed"] != self.training.seed:
@@ -212,7 +246,7 @@ class Run:
     def snapshot(self) -> None:
         """Stores the averages at evenly spaced moments, in half precision."""
         every = max(1, self.steps // max(1, self.training.snapshots)) if self.steps else 0
-        if every and self.training.snapshots and self.step % every == 0:
+        if every and self.training.snapshots and (self.step % every == 0 or self.step == self.steps):
             tensors = {k: v.half() if v.is_floating_point() else v for k, v in self.ema.state().items()}
             try:
                 save_tensors(self.folder / f"snapshot-{self.step:07d}.safetensors", tensors, {"step": self.step})
@@ -223,20 +257,21 @@ class Run:
 def fit(run: Run) -> Iterator[Progress]:
     """Trains to the end, yielding after every step; saves at intervals, at the end, and when it is closed or interrupted."""
     training, module = run.training, run.job.module
-    saved_at = validated_at = run.seconds
+    saved_at = validated_at = before = run.seconds
+    begin = time.perf_counter()
     module.train()
     try:
         while not run.stop and (not run.steps or run.step < run.steps):
-            begin = time.perf_counter()
             loss = run.advance()
-            run.seconds += time.perf_counter() - begin
+            run.seconds = before + time.perf_counter() - begin
             run.plan()
             run.snapshot()
             last = run.step == run.steps
             now = Progress(run.step, run.steps, loss, run.seconds)
-            if last or run.seconds - saved_at >= 60 * training.save_minutes:
+            due = last or run.seconds - validated_at >= 60 * training.validate_minutes
+            if due or run.seconds - saved_at >= 60 * training.save_minutes:  # what is shown was saved before
                 now, saved_at = replace(now, saved=run.save()), run.seconds
-            if last or run.seconds - validated_at >= 60 * training.validate_minutes:
+            if due:
                 with run.averaged():
                     now, validated_at = replace(now, validation=run.job.validate()), run.seconds
             yield now

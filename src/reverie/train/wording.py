@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.encode.concepts import Concepts
+from reverie.nets.precision import inside
 from reverie.train.loop import Key
 
 Told = tuple[str, Mapping[str, Sequence[str]]]
@@ -26,9 +27,14 @@ class Wording:
     size = 1  # there is no order: every caption is new
 
     def __init__(
-        self, encoder: Concepts, draw: Callable[[np.random.Generator], Told], held: Sequence[Told], *, bf16: bool = False
+        self,
+        encoder: Concepts,
+        draw: Callable[[np.random.Generator], Told],
+        held: Sequence[Told],
+        *,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.encoder, self.draw, self.held, self.bf16 = encoder, draw, held, bf16
+        self.encoder, self.draw, self.held, self.autocast = encoder, draw, held, autocast
         self.module = nn.ModuleDict({"encoder": encoder})
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
@@ -37,7 +43,7 @@ class Wording:
 
     def misread(self, told: Sequence[Told]) -> Tensor:
         """Cross-entropy per caption (B,), the mean over attributes; the values left possible are equally likely."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+        with inside(self.autocast, self.encoder.positions.device):
             logits = self.encoder.logits([caption for caption, _ in told])
         each = [
             nn.functional.cross_entropy(logit.float(), self._targets(told, name), reduction="none")

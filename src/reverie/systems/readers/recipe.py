@@ -51,7 +51,7 @@ class ReaderRecipe(Preset):
             shift=self.shift,
             soft=self.soft,
             noise=self.noise,
-            bf16=self.training.bf16,
+            autocast=self.training.autocast,
         )
         return Part(reader=reader, about=self.card(pictures)), job
 

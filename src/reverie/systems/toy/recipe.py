@@ -63,9 +63,11 @@ class ToyRecipe:
 
     def prepare(self, points: Any) -> tuple[System, Job]:
         """A fresh system, and its training job."""
+        if self.objective.variance:
+            raise UserError(f"{self.name} learns no variance: leave out --objective.variance")
         held = min(self.training.holdout, self.count // 2)
         torch.manual_seed(self.training.seed)
-        denoiser = self.objective.denoiser(build_net(self.net), False)
+        denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
         job = Diffusion(denoiser, points[held:], points[:held], **self.objective.laws(0))
         about = {"name": self.name, "data": {"name": self.shape, "licence": "none needed"}, "recipe": recipe_card(self)}
         return System(denoiser=denoiser, codec=Points(), defaults=self.sampling, about=about), job
