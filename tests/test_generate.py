@@ -10,15 +10,21 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
-from small import small_system
+from small import WORDS, small_system
 
 from reverie.cli import main
+from reverie.encode import Words
 from reverie.errors import UserError
+from reverie.nets.text import TextConfig
 from reverie.systems import load, save
 from reverie.tasks import metadata
-from reverie.tasks.generate import generate, run, settle, steps
+from reverie.tasks.generate import alone, generate, run, settle, steps
 
 SYSTEM = small_system()
+TOLD = small_system()  # a net that heeds what it is told: nothing in it starts at zero
+for part in TOLD.denoiser.net.parameters():
+    if not part.any():
+        torch.nn.init.normal_(part, std=0.1)
 
 
 def pixels(images):
@@ -45,6 +51,32 @@ def test_batch_size_changes_nothing_in_strict_mode():
     one = pixels(generate(SYSTEM, ["a man", "red hair"], seed=1, count=2, strict=True, batch=1))
     four = pixels(generate(SYSTEM, ["a man", "red hair"], seed=1, count=2, strict=True, batch=4))
     assert (one == four).all()
+
+
+MIXED = ["a man", "a bald man with red hair", "", "red hair micah style with a bald man"]
+
+
+def test_prompts_of_any_length_share_a_call():
+    """The rooms of the nets that bf16 would enlarge: no bit of a prompt's condition depends on the prompts beside it."""
+    torch.manual_seed(1)
+    text = TextConfig(vocabulary=2 + len(WORDS), width=64, depth=2, heads=4, length=24, kernel=3)
+    encoder = Words(WORDS, text).eval().requires_grad_(False)
+    together = alone(encoder, MIXED)
+    for k, prompt in enumerate(MIXED):
+        one = alone(encoder, [prompt])
+        assert torch.equal(one.vector[0], together.vector[k]) and torch.equal(one.tokens[0], together.tokens[k])
+    system = replace(SYSTEM, encoder=Words(WORDS, replace(text, width=16)).requires_grad_(False), denoiser=small_system().denoiser)
+    system.denoiser.autocast = torch.bfloat16
+    for strict, levels in ((False, 1), (True, 0)):
+        together = pixels(generate(system, MIXED, seed=3, strict=strict))
+        each = [generate(system, prompt, seed=3 + k, strict=strict)[0] for k, prompt in enumerate(MIXED)]
+        assert abs(together - pixels(each)).max() <= levels
+
+
+def test_guidance_0_leaves_the_prompt_out():
+    without = pixels(generate(TOLD, "", seed=2, guidance=1))
+    assert (pixels(generate(TOLD, "a bald man", seed=2, guidance=0)) == without).all()
+    assert abs(pixels(generate(TOLD, "a bald man", seed=2, guidance=1)) - without).max() > 1
 
 
 def test_style_is_said_in_words():

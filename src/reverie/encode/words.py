@@ -34,9 +34,9 @@ class Words(TextTransformer):
             raise ValueError(f"{len(self.vocabulary)} words do not fit into an embedding of {text.vocabulary} rows")
 
     def tokenise(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, L) and mask (B, L), cut at the encoder's length; the empty prompt is one token of its own."""
-        rows = [[self.ids[w] for w in split(p) if w in self.ids][: self.config.length] or [EMPTY] for p in prompts]
-        length = max(map(len, rows))
+        """ids and mask (B, L), cut or padded to the encoder's length L; the empty prompt is one token of its own."""
+        length = self.config.length  # always: a prompt must not round differently beside a longer one
+        rows = [[self.ids[w] for w in split(p) if w in self.ids][:length] or [EMPTY] for p in prompts]
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.positions.device)
         return ids, ids != PAD
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.card import parse, rebuild
-from reverie.denoiser import Model, OneByOne
+from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError, nearest
 from reverie.guide import cfg
 from reverie.process.grids import GRIDS
@@ -81,7 +81,8 @@ class Preview:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture and what made it. seconds: its share of its batch's time; nfe: evaluations of the net, per picture."""
+    """A finished picture and what made it. seconds: its share of its batch's time; nfe: evaluations of the net per picture;
+    a guided pair, with and without the prompt, counts as one."""
 
     image: Image.Image
     prompt: Any
@@ -104,10 +105,17 @@ def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Mo
         if any(t != "" for t in texts):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return model, None
-    cond = system.encoder.prompts(texts)
-    if settings.guidance != 1:
-        model = cfg(model, float(settings.guidance or 1), system.encoder.prompts([settings.negative] * len(texts)))
+    cond = alone(system.encoder, texts)
+    scale = 1.0 if settings.guidance is None else float(settings.guidance)
+    if scale != 1:
+        model = cfg(model, scale, alone(system.encoder, [settings.negative] * len(texts)))
     return model, cond
+
+
+def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
+    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them."""
+    each = {text: encoder.prompts([text]) for text in dict.fromkeys(texts)}
+    return Cond.cat([each[text] for text in texts])
 
 
 def _plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
