@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small import WORDS, small_system
 
 from reverie.cli import main
 from reverie.encode import Words
+from reverie.encode.words import split
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.systems import load, save
@@ -82,6 +84,9 @@ def test_guidance_0_leaves_the_prompt_out():
 def test_style_is_said_in_words():
     said = pixels(generate(SYSTEM, "a man, micah style", seed=1))
     assert (pixels(generate(SYSTEM, "a man", style="micah", seed=1)) == said).all()
+    picture = picture_of(style="micah")
+    assert picture.prompt == "a man, micah style"
+    assert (picture.settings.prompt, picture.settings.style) == (("a man",), "micah")
 
 
 def test_every_step_is_yielded_and_can_be_looked_at():
@@ -106,9 +111,9 @@ def test_metadata_round_trip(tmp_path):
     picture = picture_of(prompt='red hair, "quoted": yes', negative="bald", seed=9, steps=3, guidance=2.5, solver="heun")
     path = tmp_path / "p.png"
     metadata.save(picture, SYSTEM, path)
-    settings, name = metadata.read(path)
-    assert name == "small"
-    assert settings == picture.settings
+    told = metadata.read(path)
+    assert told.model == "small"
+    assert told.settings == picture.settings
     text = Image.open(path).text["parameters"]
     assert text.splitlines()[0] == 'red hair, "quoted": yes'
     assert "Steps: 3, Sampler: Heun" in text and "CFG scale: 2.5, Seed: 9, Size: 16x16" in text
@@ -118,9 +123,58 @@ def test_a1111_text_alone_is_enough(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a man\nNegative prompt: red\nSteps: 6, Sampler: DPM++ 2M, CFG scale: 3.5, Seed: 12, Size: 16x16")
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png", pnginfo=info)
-    settings, _ = metadata.read(tmp_path / "a.png")
+    settings = metadata.read(tmp_path / "a.png").settings
     assert (settings.prompt, settings.negative, settings.steps) == (("a man",), "red", 6)
     assert (settings.solver, settings.guidance, settings.seed) == ("dpmpp-2m", 3.5, 12)
+
+
+@pytest.mark.parametrize("grid", ["karras(smallest=0.01)", "lam_uniform()"])
+def test_a1111_text_of_our_own_keeps_the_grid(tmp_path, grid):
+    metadata.save(picture_of(grid=grid), SYSTEM, tmp_path / "p.png")
+    said = Image.open(tmp_path / "p.png").text["parameters"]
+    assert "Schedule type: " + {"k": "Karras", "l": "Lam uniform"}[grid[0]] in said
+    assert metadata.read(told(tmp_path / "a.png", "parameters", said)).settings.grid == grid
+
+
+def told(path, name, text):
+    """A picture that carries this text."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(name, text)
+    Image.new("RGB", (4, 4)).save(path, pnginfo=info)
+    return path
+
+
+WRONG = {
+    "steps": ("20", True, 10**13, 0, {}),
+    "seed": (1.5, None, -1),
+    "solver": ([1], 5),
+    "grid": ({},),
+    "negative": (None, [], 1.5),
+    "prompt": (None, ["a"], "\ud800"),
+    "guidance": ("3", float("nan"), 10**400),
+    "strict": (1,),
+    "style": (5,),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path, name):
+    for value in WRONG[name]:
+        text = json.dumps({"settings": {"prompt": "a man", name: value}, "model": {"name": "small"}})
+        with pytest.raises(UserError, match=rf"p.png: {name} is "):
+            metadata.read(told(tmp_path / "p.png", "reverie", text))
+
+
+@pytest.mark.parametrize("pair", ['Model: "bad\\q"', "Seed: 1.5", "CFG scale: much", "Steps: -4"])
+def test_a_pair_of_a1111_that_cannot_be_read_is_named(tmp_path, pair):
+    path = told(tmp_path / "a.png", "parameters", f"a man\nSampler: Euler, Size: 4x4, Version: 1, {pair}")
+    with pytest.raises(UserError, match=f"a.png: (?i:{pair.partition(':')[0]}) is "):
+        metadata.read(path)
+
+
+def test_a_prompt_that_is_no_text_is_named():
+    with pytest.raises(UserError, match="the prompt is 5; this model reads words"):
+        generate(SYSTEM, 5)
 
 
 @pytest.mark.parametrize("text", ['{"settings": 3}', "{", '{"settings": {"prompt": "a"}, "model": 5}', "[" * 5000])
@@ -159,6 +213,70 @@ def test_the_command_writes_pictures_that_repeat_themselves(capsys, model, tmp_p
 def test_unknown_words_are_named(capsys, model, tmp_path):
     _, _, err = command(capsys, "generate", "a bold man", "--model", model, "--out", tmp_path)
     assert "'bold'" in err and "'bald'" in err
+    _, _, err = command(capsys, "generate", "a лысый man", "--negative", "hare", "--model", model, "--out", tmp_path)
+    assert "'лысый'" in err and "'hare'" in err and "'hair'" in err
+
+
+def test_python_is_warned_of_unknown_words_once():
+    with pytest.warns(UserWarning, match="'bold'.*; '赤い'.*; 'hare'") as said:
+        generate(SYSTEM, ["a bold man", "a bold 赤い man"], negative="hare", steps=1)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="'bold'"):
+        steps(SYSTEM, "a bold man", steps=1)
+
+
+def test_words_are_parted_as_ever_and_of_any_script():
+    assert split("A Bald-man's 2 T-shirts_x, Straße МУЖ") == ["a", "bald", "mans", "2", "t", "shirts", "x", "strasse", "муж"]
+
+
+def made(capsys, *arguments):
+    """(the files a command wrote, stderr)."""
+    code, out, err = command(capsys, "generate", *arguments)
+    assert code == 0, err
+    return [Path(line) for line in out.splitlines()], err
+
+
+def test_what_is_given_wins_over_the_picture(capsys, model, tmp_path):
+    out = ("--out", tmp_path)
+    (first,), _ = made(capsys, "a man", "--style", "micah", "--seed", 5, "--negative", "red", "--strict", "--model", model, *out)
+    given = ("--seed", 0, "--style", "", "--negative", "", "--no-strict", "--guidance", 2, "--batch", 16)
+    (again,), err = made(capsys, "--from", first, *given, *out)  # the model is where it was
+    assert err.count("reverie:") == 0
+    settings = metadata.read(again).settings
+    assert (settings.seed, settings.style, settings.negative, settings.strict) == (0, "", "", False)
+    assert settings.prompt == ("a man",) and settings.batch == 16
+    kept = metadata.read(made(capsys, "--from", first, *out)[0][0]).settings
+    assert kept == metadata.read(first).settings and kept.style == "micah"
+
+
+def test_no_file_is_overwritten(capsys, model, tmp_path):
+    asked = ("a man", "--model", model, "--out", tmp_path)
+    (first,), _ = made(capsys, *asked)
+    before = first.read_bytes()
+    (second,), _ = made(capsys, "--from", first, "--steps", 2, "--out", tmp_path)
+    (third,), _ = made(capsys, *asked)
+    assert [p.name for p in (first, second, third)] == ["00000-a-man.png", "00000-a-man-2.png", "00000-a-man-3.png"]
+    assert first.read_bytes() == before
+
+
+def test_another_model_than_the_pictures_is_named(capsys, model, tmp_path):
+    (first,), _ = made(capsys, "a man", "--model", model, "--out", tmp_path)
+    save(TOLD, tmp_path / "other.safetensors")
+    _, err = made(capsys, "--from", first, "--model", tmp_path / "other.safetensors", "--out", tmp_path)
+    assert "is not the model that made" in err
+    gone = tmp_path / "gone.png"
+    metadata.save(picture_of(), SYSTEM, gone, "nowhere.safetensors")
+    code, _, err = command(capsys, "generate", "--from", gone, "--out", tmp_path)
+    assert code == 2 and "nowhere.safetensors" in err and "--model" in err
+
+
+def test_the_bar_is_gone_before_an_error_is_said(capsys, model, tmp_path, monkeypatch):
+    def full(*anything):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(sys.modules["reverie.tasks.generate"], "_finish", full)
+    code, _, err = command(capsys, "generate", "a man", "--model", model, "--out", tmp_path)
+    assert code == 2 and err.replace("\r", "\n").splitlines()[-1] == "reverie: the disk is full"
 
 
 BAD = {
@@ -166,6 +284,12 @@ BAD = {
     "solver": (["generate", "a man", "--solver", "dpmpp2m", "--model", "MODEL"], "dpmpp-2m"),
     "flag": (["generate", "a man", "--stepz", "4", "--model", "MODEL"], "--steps"),
     "grid": (["generate", "a man", "--grid", "karas()", "--model", "MODEL"], "karras"),
+    "grid's range": (["generate", "a man", "--grid", "karras(rho=0)", "--model", "MODEL"], "rho is 0"),
+    "grid's end": (["generate", "a man", "--grid", "karras(smallest=-1)", "--model", "MODEL"], "smallest is -1"),
+    "grid's kind": (["generate", "a man", "--grid", "trailing(table='a')", "--model", "MODEL"], "table"),
+    "no grid": (["generate", "a man", "--grid", "3", "--model", "MODEL"], "not a constructor"),
+    "many steps": (["generate", "a man", "--steps", "10000000000000", "--model", "MODEL"], "at most 100000"),
+    "bytes": (["generate", "a \udcff man", "--model", "MODEL"], "UTF-8"),
     "negative steps": (["generate", "a man", "--steps=-3", "--model", "MODEL"], "steps is -3"),
     "steps in words": (["generate", "a man", "--steps", "many", "--model", "MODEL"], "steps"),
     "count": (["generate", "a man", "--count", "0", "--model", "MODEL"], "count"),

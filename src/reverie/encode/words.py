@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from reverie.denoiser import Cond
+from reverie.errors import UserError
 from reverie.nets.text import TextConfig, TextTransformer
 
 PAD, EMPTY, FIRST = 0, 1, 2  # ids before the vocabulary's
-WORD = re.compile(r"[a-z0-9]+")
+WORD = re.compile(r"[^\W_]+")  # of any script: what is not known can only be named where it is seen
 SMALL = frozenset(WORD.findall("a an the of in on at to is are be with and or has have having that this it its by for from as"))
 
 
 def split(text: str) -> list[str]:
-    """Lower-case words; hyphens and punctuation part them."""
-    return WORD.findall(text.lower().replace("'", ""))
+    """Lower-case words; hyphens and punctuation part them. UserError where it is not text."""
+    if not isinstance(text, str):
+        raise UserError(f"the prompt is {text!r}; this model reads words: give text")
+    return WORD.findall(text.casefold().replace("'", ""))
 
 
 class Words(TextTransformer):
