@@ -1,5 +1,6 @@
 """Generating: seeds, batches, strictness, metadata, files; and everything that can be asked wrongly."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from reverie.encode.words import split
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.systems import load, save
+from reverie.systems.toy.recipe import TOY
 from reverie.tasks import metadata
 from reverie.tasks.generate import alone, generate, run, settle, steps
 
@@ -119,6 +121,15 @@ def test_metadata_round_trip(tmp_path):
     assert "Steps: 3, Sampler: Heun" in text and "CFG scale: 2.5, Seed: 9, Size: 16x16" in text
 
 
+def test_points_are_a_picture_each(capsys, tmp_path):
+    points = TOY.prepare(TOY.pictures())[0]
+    save(points, tmp_path / "points.safetensors")
+    files, _ = made(capsys, "--model", tmp_path / "points.safetensors", "--count", 4, "--steps", 2, "--out", tmp_path)
+    assert [np.asarray(Image.open(p)).astype(int).sum() for p in files] == [255] * 4
+    drawn = points.codec.decode(torch.tensor([[-1.5, 0.01], [9.0, -9.0]]))
+    assert drawn.shape == (2, 1, 64, 64) and drawn[0, 0, 32, 0] == drawn[1, 0, 0, 63] == 1
+
+
 def test_a1111_text_alone_is_enough(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a man\nNegative prompt: red\nSteps: 6, Sampler: DPM++ 2M, CFG scale: 3.5, Seed: 12, Size: 16x16")
@@ -173,7 +184,7 @@ def test_a_pair_of_a1111_that_cannot_be_read_is_named(tmp_path, pair):
 
 
 def test_a_prompt_that_is_no_text_is_named():
-    with pytest.raises(UserError, match="the prompt is 5; this model reads words"):
+    with pytest.raises(UserError, match="prompt is 5; this model reads words"):
         generate(SYSTEM, 5)
 
 
@@ -275,8 +286,10 @@ def test_the_bar_is_gone_before_an_error_is_said(capsys, model, tmp_path, monkey
         raise UserError("the disk is full")
 
     monkeypatch.setattr(sys.modules["reverie.tasks.generate"], "_finish", full)
-    code, _, err = command(capsys, "generate", "a man", "--model", model, "--out", tmp_path)
-    assert code == 2 and err.replace("\r", "\n").splitlines()[-1] == "reverie: the disk is full"
+    monkeypatch.setattr(importlib.import_module("reverie.data.avatars"), "generate_file", full)
+    for asked in (["generate", "a man", "--model", model, "--out", tmp_path], ["data", "avatars", "--out", tmp_path / "a"]):
+        code, _, err = command(capsys, *asked)
+        assert code == 2 and err.replace("\r", "\n").splitlines()[-1] == "reverie: the disk is full"
 
 
 BAD = {
@@ -298,6 +311,8 @@ BAD = {
     "folder": (["generate", "a man", "--model", "MODEL", "--out", "/proc/no"], "--out"),
     "from": (["generate", "--from", "none.png", "--model", "MODEL"], "none.png"),
     "command": (["generat"], "generate"),
+    "positional": (["evaluate", "--model", "x"], "without a flag: reverie evaluate MODEL"),
+    "no positional": (["evaluate", "--modle", "x"], "Known: --data, --samples,"),
     "recipe": (["train", "fashion"], "fashion-mnist"),
     "field": (["train", "toy-2d", "--batchs", "3"], "--batch"),
     "data": (["data", "avatar"], "avatars"),

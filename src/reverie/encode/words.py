@@ -22,7 +22,7 @@ SMALL = frozenset(WORD.findall("a an the of in on at to is are be with and or ha
 def split(text: str) -> list[str]:
     """Lower-case words; hyphens and punctuation part them. UserError where it is not text."""
     if not isinstance(text, str):
-        raise UserError(f"the prompt is {text!r}; this model reads words: give text")
+        raise UserError(f"a prompt or negative prompt is {text!r}; this model reads words: give text")
     return WORD.findall(text.casefold().replace("'", ""))
 
 
