@@ -9,6 +9,7 @@ from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System
+from reverie.tasks.generate import run, settle
 
 WORDS = ("a", "bald", "hair", "man", "micah", "red", "style", "with")
 
@@ -27,3 +28,9 @@ def small_system() -> System:
     for part in (model, words):
         part.eval().requires_grad_(False)
     return system
+
+
+def picture_of(system, prompt="a man", **settings):
+    """The first picture of a call, with what made it."""
+    events = list(run(system, settle(system, prompt, settings)))
+    return events[-1][0]

@@ -57,13 +57,29 @@ def test_a_call_written_as_text():
     assert parse("f(a='x', b=-1.5, c=None, d=(1, 2))") == {"name": "f", "a": "x", "b": -1.5, "c": None, "d": (1, 2)}
 
 
-NO_CALLS = ["flow(", "", "flow(3)", "flow(shift=__import__('os'))", "a.b()", "flow(shift=1+1)", "x = 1", "[f() for f in g]"]
+NO_CALLS = [
+    "flow(",
+    "",
+    "flow(3)",
+    "flow(shift=__import__('os'))",
+    "a.b()",
+    "flow(shift=1+1)",
+    "x = 1",
+    "[f() for f in g]",
+    "3",
+    "{}",
+    "{[]: 1}",
+]
 
 
 @pytest.mark.parametrize("text", NO_CALLS)
 def test_what_is_not_a_call_is_refused(text):
     with pytest.raises(UserError, match="not a constructor"):
         rebuild(parse(text), MAKERS)
+
+
+def half(of):
+    return float(of) / 2
 
 
 def test_unknown_names_and_fields_name_the_nearest():
@@ -75,6 +91,8 @@ def test_unknown_names_and_fields_name_the_nearest():
         rebuild(parse("zero_snr(path=vq())"), MAKERS, "path")
     with pytest.raises(UserError, match="cannot be made"):
         rebuild(parse("student_t"), MAKERS)
+    with pytest.raises(UserError, match=r"path: half cannot be made from .*'of': 'x'"):
+        rebuild(parse("half(of='x')"), [half], "path")
     with pytest.raises(UserError, match="unknown name 'eval'"):
         rebuild({"name": "eval", "source": "1"}, MAKERS)
 

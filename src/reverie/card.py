@@ -51,11 +51,12 @@ def card_of(value: object) -> Any:
 def parse(text: str) -> Card:
     """The card written as a call, `flow(shift=3)` or just `flow`; arguments are by name, and calls may nest."""
     try:
-        return _call(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
-        raise UserError(
-            f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)"
-        ) from None
+        made = _call(ast.parse(text.strip(), mode="eval").body)
+        if isinstance(made, Mapping) and "name" in made:
+            return dict(made)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the last two: brackets without end
+        pass
+    raise UserError(f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)")
 
 
 def _call(node: ast.expr) -> Any:
@@ -83,5 +84,7 @@ def rebuild(card: Any, makers: Iterable[Callable[..., Any]], where: str = "card"
             raise UserError(f"{where}: {name} has no field '{field}'.{nearest(field, allowed)}")
     try:
         return known[name](**{k: rebuild(v, makers, f"{where}.{k}") for k, v in given.items()})
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{where}: {name} cannot be made from {given}: {error}") from None

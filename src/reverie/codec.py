@@ -43,7 +43,7 @@ class Pixels(nn.Module):
 
 
 class Points(nn.Module):
-    """Points of a vector space, not pictures; drawn as dots."""
+    """Points (B, 2) of the plane, not pictures; each is drawn as a dot."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (2,)
@@ -52,10 +52,11 @@ class Points(nn.Module):
         return x
 
     def decode(self, z: Tensor) -> Tensor:
-        """One picture (1, 1, 64, 64) of all points in [-1.5, 1.5]^2: brightness is density."""
-        cells = ((z + 1.5) / 3 * 64).floor().clamp(0, 63).long()
-        counts = torch.zeros(64 * 64).index_add_(0, cells[:, 1] * 64 + cells[:, 0], torch.ones(len(z)))
-        return (counts / counts.max() * 2 - 1).reshape(1, 1, 64, 64)
+        """One picture (B, 1, 64, 64) per point of [-1.5, 1.5]^2, white where it lies; a point beyond is drawn at the edge."""
+        column, row = ((z + 1.5) / 3 * 64).floor().clamp(0, 63).long().unbind(1)
+        out = z.new_full((len(z), 1, 64, 64), -1.0)
+        out[torch.arange(len(z), device=z.device), 0, row, column] = 1
+        return out
 
 
 class Shrunk(nn.Module):

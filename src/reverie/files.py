@@ -1,5 +1,6 @@
 """Files that are whole or not there: written to a temporary neighbour, flushed to disk, then renamed."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -31,6 +32,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise UserError(f"cannot write {path}: {reason}; choose a folder that is writable and has room") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def free(path: Path) -> Path:
+    """The path itself, or where there is something, the first of name-2, name-3, ... that is free."""
+    names = itertools.chain([path], (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

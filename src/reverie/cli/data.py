@@ -72,20 +72,16 @@ def _open(asked: Data) -> Pictures:
 
 
 def _make(asked: Data) -> Pictures:
-    bar = tqdm(unit="picture", file=sys.stderr, dynamic_ncols=True)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    makers: dict[str, Callable[[], Pictures]] = {
-        "avatars": lambda: _avatars(asked, progress),
-        "emoji": lambda: _emoji(asked, progress),
-    }
+    makers = {"avatars": _avatars, "emoji": _emoji}
     if asked.name not in makers:
         raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {', '.join(makers)}")
-    made = makers[asked.name]()
-    bar.close()
+    with tqdm(unit="picture", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:  # gone before an error is said
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = makers[asked.name](asked, progress)
     print(f"written: {asked.out}")
     return made
 

@@ -1,21 +1,26 @@
 """`reverie generate "a smiling woman with red hair" --style micah --count 4`: pictures, with everything needed to repeat them."""
 
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tqdm import tqdm
 
 from reverie.cli.parse import parse
 from reverie.errors import UserError
+from reverie.files import free
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import Picture, Preview, Settings, run, settle
+from reverie.tasks.generate import Picture, Preview, Settings, notes, run, settle
+
+TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Generate:
     model: str = "reverie-avatars"
     """A shipped model, or a .safetensors file that `reverie train` wrote."""
     out: str = "out"
-    """Folder of the pictures."""
+    """Folder of the pictures; a file that is there is kept, and the new one gets another name."""
     batch: int = 16
     strict: bool = False
     """One picture at a time: the same to the last bit whatever the count and batch."""
@@ -51,28 +56,40 @@ class Generate:
 
 def main(arguments: Sequence[str]) -> None:
     """Generates and saves."""
-    asked = parse(Generate, arguments, "reverie generate", Generate())
-    settings, name = _settings(asked)
-    system = open_model(name)
-    settings = settle(system, settings.prompt, {k: v for k, v in vars(settings).items() if k != "prompt"})
+    asked, made = _read(arguments)
+    system = _open(asked, made)
+    prompt = asked.prompt or (made.settings.prompt if made else ("",))
+    settings = settle(system, prompt, {name: getattr(asked, name) for name in TAKEN})
     folder = _folder(Path(asked.out))
-    for prompt in settings.prompt:
-        for note in system.encoder.notes(prompt) if system.encoder is not None else []:
-            print(f"reverie: {note}", file=sys.stderr)
-    for event in _shown(system, settings):
-        for picture in event:
-            _keep(picture, system, folder, asked.json)
+    for note in notes(system, settings):
+        print(f"reverie: {note}", file=sys.stderr)
+    with closing(_shown(system, settings)) as batches:  # closed before an error is said, so that the bar is gone
+        for picture in itertools.chain.from_iterable(batches):
+            _keep(picture, system, folder, asked)
 
 
-def _settings(asked: Generate) -> tuple[Settings, str]:
-    """Settings of the call, on top of those of the picture named by --from."""
-    names = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
-    given = {k: v for k in names if (v := getattr(asked, k)) != getattr(Generate(), k)}
+def _read(arguments: Sequence[str]) -> tuple[Generate, metadata.Made | None]:
+    """What is asked, and what the picture named by --from tells: that is the default, so whatever is given wins."""
+    asked = parse(Generate, arguments, "reverie generate", Generate())
     if not asked.from_:
-        return Settings(prompt=asked.prompt or ("",), **given), asked.model
-    settings, model = metadata.read(Path(asked.from_))
-    changed = given | ({"prompt": asked.prompt} if asked.prompt else {})
-    return replace(settings, **changed), asked.model if asked.model != Generate().model else model or asked.model
+        return asked, None
+    made = metadata.read(Path(asked.from_))
+    told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
+    default = replace(Generate(), model=made.model or Generate().model, **told)
+    return parse(Generate, arguments, "reverie generate", default), made
+
+
+def _open(asked: Generate, made: metadata.Made | None) -> System:
+    """The model; one that is not what made the picture is used, and named."""
+    try:
+        system = open_model(asked.model)
+    except UserError as error:
+        if made is None or asked.model != made.model:
+            raise
+        raise UserError(f"{asked.from_} was made by '{made.model}': {error} Name the model with --model") from None
+    if made is not None and not made.fits(system):
+        print(f"reverie: '{asked.model}' is not the model that made {asked.from_}: the picture will differ", file=sys.stderr)
+    return system
 
 
 def _folder(path: Path) -> Path:
@@ -86,21 +103,21 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _shown(system: System, settings: Settings) -> Any:
+def _shown(system: System, settings: Settings) -> Generator[list[Picture]]:
     """The batches of pictures as they come, with a bar over all steps."""
-    total = len(settings.texts()) * int(settings.steps or 0)
-    bar = tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True, leave=False)
-    for event in run(system, settings):
-        if isinstance(event, Preview):
-            bar.update(len(event.step.x))
-        else:
-            yield event
-    bar.close()
+    events = run(system, settings)
+    total = len(settings.prompts()) * int(settings.steps or 0)
+    with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        for event in events:
+            if isinstance(event, Preview):
+                bar.update(len(event.step.x))
+            else:
+                yield event
 
 
-def _keep(picture: Picture, system: System, folder: Path, as_json: bool) -> None:
+def _keep(picture: Picture, system: System, folder: Path, asked: Generate) -> None:
     words = "-".join("".join(c if c.isalnum() else " " for c in str(picture.prompt)).split())[:60] or system.name
-    path = folder / f"{picture.seed:05d}-{words}.png"
-    metadata.save(picture, system, path)
+    path = free(folder / f"{picture.seed:05d}-{words}.png")
+    metadata.save(picture, system, path, asked.model)
     line = {"file": str(path), "seed": picture.seed, "nfe": picture.nfe, "seconds": round(picture.seconds, 3)}
-    print(json.dumps(line) if as_json else path, flush=True)
+    print(json.dumps(line) if asked.json else path, flush=True)

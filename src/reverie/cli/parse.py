@@ -5,7 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import tyro
@@ -29,10 +29,21 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: Any = Non
             raise
         raise UserError(_line(said.getvalue())) from None
     if unknown:
-        flags = [f"--{name}" for name in _flags(default if default is not None else made)]
-        raise UserError(f"{prog} does not know '{unknown[0]}'.{nearest(unknown[0], flags)}")
+        raise UserError(_unknown(unknown[0], made if default is None else default, prog))
     sys.stderr.write(said.getvalue())
     return made
+
+
+def _unknown(word: str, value: Any, prog: str) -> str:
+    """What to say of a flag that is not known; the name of a positional argument is not one."""
+    name = word.partition("=")[0].removeprefix("--")
+    if name in [f.name for f in fields(value) if _positional(f)]:
+        return f"{prog} takes its {name} without a flag: {prog} {name.upper()}"
+    return f"{prog} does not know '{word}'.{nearest(word, [f'--{flag}' for flag in _flags(value)])}"
+
+
+def _positional(f: Field[Any]) -> bool:
+    return tyro.conf.Positional in getattr(f.type, "__metadata__", ())
 
 
 def _flags(value: Any, prefix: str = "") -> list[str]:
@@ -43,8 +54,8 @@ def _flags(value: Any, prefix: str = "") -> list[str]:
             out += _flags(inner)
         elif is_dataclass(inner):
             out += _flags(inner, f"{prefix}{f.name}.")
-        else:
-            out.append(f"{prefix}{f.name}".replace("_", "-"))
+        elif not _positional(f):
+            out.append(f"{prefix}{f.name}".rstrip("_").replace("_", "-"))
     return out
 
 

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from reverie.denoiser import Cond
+from reverie.errors import UserError
 from reverie.nets.text import TextConfig, TextTransformer
 
 PAD, EMPTY, FIRST = 0, 1, 2  # ids before the vocabulary's
-WORD = re.compile(r"[a-z0-9]+")
+WORD = re.compile(r"[^\W_]+")  # of any script: what is not known can only be named where it is seen
 SMALL = frozenset(WORD.findall("a an the of in on at to is are be with and or has have having that this it its by for from as"))
 
 
 def split(text: str) -> list[str]:
-    """Lower-case words; hyphens and punctuation part them."""
-    return WORD.findall(text.lower().replace("'", ""))
+    """Lower-case words; hyphens and punctuation part them. UserError where it is not text."""
+    if not isinstance(text, str):
+        raise UserError(f"a prompt or negative prompt is {text!r}; this model reads words: give text")
+    return WORD.findall(text.casefold().replace("'", ""))
 
 
 class Words(TextTransformer):
@@ -34,9 +37,9 @@ class Words(TextTransformer):
             raise ValueError(f"{len(self.vocabulary)} words do not fit into an embedding of {text.vocabulary} rows")
 
     def tokenise(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, L) and mask (B, L), cut at the encoder's length; the empty prompt is one token of its own."""
-        rows = [[self.ids[w] for w in split(p) if w in self.ids][: self.config.length] or [EMPTY] for p in prompts]
-        length = max(map(len, rows))
+        """ids and mask (B, L), cut or padded to the encoder's length L; the empty prompt is one token of its own."""
+        length = self.config.length  # always: a prompt must not round differently beside a longer one
+        rows = [[self.ids[w] for w in split(p) if w in self.ids][:length] or [EMPTY] for p in prompts]
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.positions.device)
         return ids, ids != PAD
 

@@ -41,6 +41,20 @@ def _by_ratio(path: Path, u: Tensor) -> Tensor:
     return torch.cat([t, t.new_zeros(1)])
 
 
+def _inside(what: str, value: float, low: float, high: float) -> None:
+    """UserError unless low <= value <= high; TypeError where it is no number."""
+    if not low <= value <= high:
+        raise UserError(f"{what} is {value}; it must lie between {low:g} and {high:g}")
+
+
+def _check_ratios(name: str, smallest: float, largest: float) -> None:
+    """UserError unless they are the ends of a grid in u."""
+    _inside(f"{name}: smallest", smallest, 1e-9, 1e9)
+    _inside(f"{name}: largest", largest, 1e-9, 1e9)
+    if smallest >= largest:
+        raise UserError(f"{name}: smallest is {smallest}, largest is {largest}; smallest must be less")
+
+
 def _ends(path: Path, smallest: float, largest: float) -> tuple[float, float]:
     return smallest, min(largest, float((-path.lam(1.0)).exp()))
 
@@ -60,6 +74,8 @@ def quadratic() -> Grid:
 @remembers
 def karras(rho: float = 7.0, smallest: float = 0.002, largest: float = 80.0) -> Grid:
     """u^(1/rho) in equal steps (arXiv 2206.00364, eq. 5)."""
+    _check_ratios("karras", smallest, largest)
+    _inside("karras: rho", rho, 0.1, 100)
 
     def grid(path: Path, steps: int) -> Tensor:
         low, high = _ends(path, smallest, largest)
@@ -73,6 +89,7 @@ def karras(rho: float = 7.0, smallest: float = 0.002, largest: float = 80.0) -> 
 @remembers
 def exponential(smallest: float = 0.002, largest: float = 80.0) -> Grid:
     """log u in equal steps: uniform in lam (arXiv 2206.00927, section 3.3)."""
+    _check_ratios("exponential", smallest, largest)
 
     def grid(path: Path, steps: int) -> Tensor:
         low, high = _ends(path, smallest, largest)
@@ -85,6 +102,8 @@ def exponential(smallest: float = 0.002, largest: float = 80.0) -> Grid:
 @remembers
 def lam_uniform(first: float = 1e-3, last: float = 1e-3) -> Grid:
     """lam in equal steps between lam(1 - first) and lam(last), for paths whose times mean more than their ratios."""
+    _inside("lam_uniform: first", first, 1e-9, 0.5)
+    _inside("lam_uniform: last", last, 1e-9, 0.5)
 
     def grid(path: Path, steps: int) -> Tensor:
         _units(steps)
@@ -99,6 +118,10 @@ def _table(name: str, knots: Callable[[int, int], Tensor]) -> Callable[[int], Gr
     """Integer steps i of a table of T, at t = (i + 1) / T; `knots(T, steps)` gives the falling integers."""
 
     def make(table: int = 1000) -> Grid:
+        _inside(f"{name}: table", table, 1, 1_000_000)
+        if table != int(table):
+            raise UserError(f"{name}: table is {table}; it must be a whole number")
+
         def grid(path: Path, steps: int) -> Tensor:
             _units(steps)
             if steps > table:

@@ -4,8 +4,10 @@ Image k of a call has seed `seed + k`; its noise, and on the CPU with `strict` i
 """
 
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.card import parse, rebuild
-from reverie.denoiser import Model, OneByOne
+from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError, nearest
 from reverie.guide import cfg
 from reverie.process.grids import GRIDS
@@ -22,6 +24,27 @@ from reverie.rng import Rng
 from reverie.solve import Solver, Step, named, trace
 from reverie.systems.system import System
 from reverie.train.jobs import to_pictures
+
+LIMITS = {"steps": 100_000, "count": 100_000, "batch": 100_000}
+WHOLE, TEXT = (Integral, "a whole number"), (str, "text")
+KINDS: Mapping[str, tuple[Any, str]] = {
+    "prompt": ((str, Integral), "text or the number of a class"),
+    "negative": ((str, Integral), "text or the number of a class"),
+    **dict.fromkeys(("seed", "count", "steps", "batch"), WHOLE),
+    **dict.fromkeys(("style", "solver", "grid"), TEXT),
+    "guidance": (Real, "a number"),
+    "strict": (bool, "true or false"),
+}
+FILLED = ("steps", "guidance", "solver", "grid")
+
+
+def check_kind(name: str, value: Any) -> None:
+    """UserError unless a setting's value is of its kind; text must be valid Unicode, for it is written into the picture."""
+    kind, words = KINDS[name]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} is {str(value)[:60]!r} ({type(value).__name__}); it must be {words}")
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{name} is {ascii(value)[:60]}, which is not valid UTF-8: type it again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +73,32 @@ class Settings:
             solver=self.solver or d.solver,
             grid=self.grid or d.grid,
         )
-        for name in ("steps", "count", "batch"):
-            if getattr(made, name) < 1:
-                raise UserError(f"{name} is {getattr(made, name)}; it must be at least 1")
-        if made.seed < 0:
-            raise UserError(f"seed is {made.seed}; seeds are 0 or larger")
+        made.check()
         if self.style and self.style not in system.styles:
             raise UserError(f"{system.name} has no style '{self.style}'.{nearest(self.style, system.styles)}")
         return made
 
-    def texts(self) -> list[Any]:
-        """One prompt per picture: `count` pictures of each, with the style said in words."""
-        said = [f"{p}, {self.style} style" if self.style else p for p in self.prompt]
-        return [p for p in said for _ in range(self.count)]
+    def check(self) -> None:
+        """UserError unless every setting has its kind and range; those that a system fills in may be None."""
+        for name in KINDS:
+            for value in self.prompt if name == "prompt" else [getattr(self, name)]:
+                if value is not None or name not in FILLED:
+                    check_kind(name, value)
+        for name, most in LIMITS.items():
+            if (value := getattr(self, name)) is not None and not 1 <= value <= most:
+                raise UserError(f"{name} is {value}; it must be at least 1 and at most {most}")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; seeds are 0 or larger")
+        if self.guidance is not None and not abs(self.guidance) <= 1e6:  # so that NaN is refused, too
+            raise UserError(f"guidance is {self.guidance}; it must lie between -1e6 and 1e6")
+
+    def said(self, prompt: Any) -> Any:
+        """A prompt with the style in words."""
+        return f"{prompt}, {self.style} style" if self.style else prompt
+
+    def prompts(self) -> list[Any]:
+        """One prompt per picture, as it was given: `count` pictures of each."""
+        return [p for p in self.prompt for _ in range(self.count)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +117,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture and what made it. seconds: its share of its batch's time; nfe: evaluations of the net, per picture."""
+    """A finished picture and what made it. prompt: with the style in words. seconds: its share of its batch's time.
+
+    nfe: evaluations of the net; a guided pair, with and without the prompt, counts as one.
+    """
 
     image: Image.Image
     prompt: Any
@@ -104,10 +143,17 @@ def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Mo
         if any(t != "" for t in texts):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return model, None
-    cond = system.encoder.prompts(texts)
-    if settings.guidance != 1:
-        model = cfg(model, float(settings.guidance or 1), system.encoder.prompts([settings.negative] * len(texts)))
+    cond = alone(system.encoder, texts)
+    scale = 1.0 if settings.guidance is None else float(settings.guidance)
+    if scale != 1:
+        model = cfg(model, scale, alone(system.encoder, [settings.negative] * len(texts)))
     return model, cond
+
+
+def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
+    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them."""
+    each = {text: encoder.prompts([text]) for text in dict.fromkeys(texts)}
+    return Cond.cat([each[text] for text in texts])
 
 
 def _plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
@@ -115,34 +161,35 @@ def _plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
     return named(settings.solver or ""), make(system.denoiser.path, settings.steps or 0)
 
 
-def _run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
-    """Every step of every batch, and after each batch its pictures."""
-    solver, grid = _plan(system, settings)
-    texts = settings.texts()
-    for first in range(0, len(texts), settings.batch):
+def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> Iterator[Preview | list[Picture]]:
+    prompts = settings.prompts()
+    for first in range(0, len(prompts), settings.batch):
         begin = time.perf_counter()
-        said = texts[first : first + settings.batch]
+        asked = prompts[first : first + settings.batch]
+        said = [settings.said(p) for p in asked]
         rng = Rng.of(settings.seed + first, len(said))
         with torch.no_grad():
             model, cond = guided(system, settings, said)
             x = system.denoiser.path.prior((len(said), *system.codec.shape(*system.defaults.size)), rng=rng)
         step = None
         for step in trace(model, x, grid, solver, cond=cond, rng=rng):
-            yield Preview(first, len(texts), step, system)
+            yield Preview(first, len(prompts), step, system)
         assert step is not None
-        yield _finish(system, settings, said, first, step, begin)
+        yield _finish(system, settings, asked, first, step, begin)
 
 
 @torch.no_grad()
-def _finish(system: System, settings: Settings, said: list[Any], first: int, last: Step, begin: float) -> list[Picture]:
-    rows = [slice(k, k + 1) for k in range(len(said))] if settings.strict else [slice(None)]
-    images = [image for k in rows for image in to_images(system.codec.decode(last.x[k]))]
+def _finish(system: System, settings: Settings, asked: list[Any], first: int, last: Step, begin: float) -> list[Picture]:
     if not bool(last.x.isfinite().all()):
         raise UserError("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
-    seconds = (time.perf_counter() - begin) / len(said)
-    seeds = range(settings.seed + first, settings.seed + first + len(said))
-    per = [(i, p, s) for i, p, s in zip(images, said, seeds, strict=True)]
-    return [Picture(i, p, s, last.nfe, seconds, replace(settings, prompt=(p,), style="", seed=s, count=1)) for i, p, s in per]
+    rows = [slice(k, k + 1) for k in range(len(asked))] if settings.strict else [slice(None)]
+    images = [image for k in rows for image in to_images(system.codec.decode(last.x[k]))]
+    seconds = (time.perf_counter() - begin) / len(asked)
+    made = []
+    for seed, (image, prompt) in enumerate(zip(images, asked, strict=True), settings.seed + first):
+        own = replace(settings, prompt=(prompt,), seed=seed, count=1)
+        made.append(Picture(image, settings.said(prompt), seed, last.nfe, seconds, own))
+    return made
 
 
 def settle(system: System, prompt: Any, settings: Any) -> Settings:
@@ -156,18 +203,32 @@ def settle(system: System, prompt: Any, settings: Any) -> Settings:
 
 
 def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
-    """Steps and finished pictures as they come."""
-    return _run(system, settings)
+    """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once."""
+    return _run(system, settings, *_plan(system, settings))
+
+
+def notes(system: System, settings: Settings) -> list[str]:
+    """What of the prompts and the negative prompt has no effect, one line each."""
+    if system.encoder is None:
+        return []
+    return list(dict.fromkeys(note for p in (*settings.prompt, settings.negative) for note in system.encoder.notes(p)))
+
+
+def _settled(system: System, prompt: Any, settings: Any) -> Settings:
+    """`settle`, with a warning of what has no effect: the caller of Python does not see the notes of the command line."""
+    made = settle(system, prompt, settings)
+    if said := notes(system, made):
+        warnings.warn("; ".join(said), stacklevel=4)
+    return made
 
 
 def steps(system: System, prompt: Any = "", **settings: Any) -> Iterator[Preview]:
     """Every step, as it is taken: `for step in system.steps("a smiling woman"): step.pictures()`."""
-    for event in _run(system, settle(system, prompt, settings)):
-        if isinstance(event, Preview):
-            yield event
+    events = run(system, _settled(system, prompt, settings))
+    return (event for event in events if isinstance(event, Preview))
 
 
 def generate(system: System, prompt: Any = "", **settings: Any) -> list[Image.Image]:
     """PIL images of a prompt, or of each of several (count pictures each): see `Settings` for the keywords."""
-    events = _run(system, settle(system, prompt, settings))
+    events = run(system, _settled(system, prompt, settings))
     return [picture.image for event in events if isinstance(event, list) for picture in event]

@@ -6,7 +6,7 @@ untrusted when read: sizes are bounded, and only known settings are taken.
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from reverie.errors import UserError
 from reverie.files import write_whole
+from reverie.process.grids import GRIDS
 from reverie.systems.system import System
 from reverie.tasks.generate import Picture, Settings
 
@@ -29,6 +30,20 @@ A1111_NAMES = {
     "dpmpp-3m-sde": "DPM++ 3M SDE",
 }
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SCHEDULES = {make.__name__.replace("_", " ").capitalize(): f"{make.__name__}()" for make in GRIDS}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits."""
+
+    settings: Settings
+    model: str
+    hash: str = ""
+
+    def fits(self, system: System) -> bool:
+        """Whether these are the weights that made it, as far as is known."""
+        return str(system.about.get("hash", "")).startswith(self.hash)
 
 
 def _quoted(value: object) -> str:
@@ -40,10 +55,11 @@ def infotext(picture: Picture, system: System) -> str:
     """A1111's `parameters`."""
     s = picture.settings
     width, height = picture.image.size
+    grid = str(s.grid).partition("(")[0].replace("_", " ").capitalize()
     pairs: dict[str, Any] = {
         "Steps": s.steps,
         "Sampler": A1111_NAMES.get(str(s.solver), s.solver),
-        "Schedule type": str(s.grid).partition("(")[0].capitalize(),
+        "Schedule type": grid,
         "CFG scale": s.guidance,
         "Seed": picture.seed,
         "Size": f"{width}x{height}",
@@ -52,22 +68,24 @@ def infotext(picture: Picture, system: System) -> str:
         "RNG": "CPU",
         "Version": "reverie",
     }
+    if SCHEDULES.get(grid) != s.grid:
+        pairs["Grid"] = s.grid  # what its arguments are; other readers pass over a name they do not know
     lines = [str(picture.prompt)] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
     return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in pairs.items())])
 
 
-def record(picture: Picture, system: System) -> dict[str, Any]:
-    """Everything needed to make the picture again."""
-    settings = asdict(picture.settings) | {"prompt": picture.prompt}
-    model = {"name": system.name, "hash": system.about.get("hash", "")}
-    return {"reverie": 1, "model": model, "settings": settings, "nfe": picture.nfe}
+def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
+    """Everything needed to make the picture again. model: where the system was opened from, as it was given."""
+    settings = asdict(picture.settings) | {"prompt": picture.settings.prompt[0]}
+    source = {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
+    return {"reverie": 1, "model": source, "settings": settings, "nfe": picture.nfe}
 
 
-def save(picture: Picture, system: System, path: Path) -> None:
-    """Writes a PNG that carries both."""
+def save(picture: Picture, system: System, path: Path, model: str = "") -> None:
+    """Writes a PNG that carries both; model as in `record`."""
     text = PngImagePlugin.PngInfo()
     text.add_itxt("parameters", infotext(picture, system))
-    text.add_itxt("reverie", json.dumps(record(picture, system)))
+    text.add_itxt("reverie", json.dumps(record(picture, system, model)))
     write_whole(path, lambda part: picture.image.save(part, "PNG", pnginfo=text))
 
 
@@ -82,42 +100,64 @@ def _text(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a picture ({error}); give a PNG that reverie or A1111 wrote") from None
 
 
-def read(path: Path) -> tuple[Settings, str]:
-    """(settings, model name) of a picture: from our JSON, or from A1111's text; else UserError."""
+def read(path: Path) -> Made:
+    """What a picture tells, from our JSON or from A1111's text; else UserError. Whatever it says is checked, not believed."""
     text = _text(path)
-    for name in ("reverie", "parameters"):
-        said = str(text.get(name, ""))[:LIMIT]
-        if said:
-            return _ours(said, path) if name == "reverie" else _theirs(said, path)
+    for name, reader in (("reverie", _ours), ("parameters", _theirs)):
+        if said := str(text.get(name, ""))[:LIMIT]:
+            made = reader(said, path)
+            try:
+                made.settings.check()
+            except UserError as error:
+                raise UserError(f"{path}: {error}; its settings are damaged, type them again") from None
+            return made
     raise UserError(f"{path} carries no settings: it was not written by reverie or A1111, or they were stripped")
 
 
-def _ours(said: str, path: Path) -> tuple[Settings, str]:
+def _ours(said: str, path: Path) -> Made:
     try:
         found = json.loads(said)
         known = {f.name for f in fields(Settings)}
         settings = {k: v for k, v in found["settings"].items() if k in known}
-        return Settings(**settings | {"prompt": (settings["prompt"],)}), str(found["model"]["name"])
+        model = found["model"]
+        made = Settings(**settings | {"prompt": (settings["prompt"],)})
+        return Made(made, str(model.get("given") or model["name"]), str(model.get("hash", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 
 
-def _theirs(said: str, path: Path) -> tuple[Settings, str]:
+def _theirs(said: str, path: Path) -> Made:
     *body, last = said.strip().split("\n")
-    pairs = {k: json.loads(v) if v.startswith('"') else v.strip() for k, v in PAIR.findall(last)}
+    pairs = {k: _plain(k, v, path) for k, v in PAIR.findall(last)}
     if len(pairs) < 3:
         raise UserError(f"{path}: its parameters have no settings line; type the prompt instead")
     words = "\n".join(body)
     prompt, _, negative = words.partition("Negative prompt:")
     solvers = {v: k for k, v in A1111_NAMES.items()}
+
+    def number(name: str, kind: type[int] | type[float]) -> Any:
+        try:
+            return kind(pairs[name]) if name in pairs else None
+        except ValueError:
+            raise UserError(f"{path}: {name} is {pairs[name][:60]!r} in its parameters, which is no such number") from None
+
+    settings = Settings(
+        prompt=(prompt.strip(),),
+        negative=negative.strip(),
+        seed=number("Seed", int) or 0,
+        steps=number("Steps", int),
+        guidance=number("CFG scale", float),
+        solver=solvers.get(pairs.get("Sampler", ""), pairs.get("Sampler")),
+        grid=pairs.get("Grid", SCHEDULES.get(pairs.get("Schedule type", ""))),
+    )
+    return Made(settings, pairs.get("Model", ""), pairs.get("Model hash", ""))
+
+
+def _plain(name: str, value: str, path: Path) -> str:
+    """The text of a pair, without its quotes."""
     try:
-        return Settings(
-            prompt=(prompt.strip(),),
-            negative=negative.strip(),
-            seed=int(pairs.get("Seed", 0)),
-            steps=int(pairs["Steps"]) if "Steps" in pairs else None,
-            guidance=float(pairs["CFG scale"]) if "CFG scale" in pairs else None,
-            solver=solvers.get(pairs.get("Sampler", ""), pairs.get("Sampler")),
-        ), str(pairs.get("Model", ""))
-    except ValueError as error:
-        raise UserError(f"{path}: its parameters cannot be read ({error}); type them again") from None
+        return str(json.loads(value)) if value.startswith('"') else value.strip()
+    except ValueError:
+        raise UserError(
+            f"{path}: {name} is {value[:60]} in its parameters, which cannot be read; type its settings again"
+        ) from None
