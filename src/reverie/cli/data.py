@@ -12,7 +12,7 @@ from tqdm import tqdm
 from reverie.cli.parse import parse
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError, nearest
-from reverie.files import write_whole
+from reverie.files import check_place, write_whole
 
 NAMES = ("avatars", "emoji", "fashion-mnist", "folder")
 
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str]) -> None:
     asked = parse(Data, arguments, "reverie data", Data())
     if asked.name not in NAMES:
         raise UserError(f"no data set is called '{asked.name}'.{nearest(asked.name, NAMES)}")
+    sheet = Path(asked.sheet or f"{asked.name}-sheet.png")
+    check_place(sheet)
     pictures = _make(asked) if asked.out else _open(asked)
     _say(pictures)
-    sheet = Path(asked.sheet or f"{asked.name}-sheet.png")
     write_whole(sheet, lambda part: pictures.sheet(64, asked.seed).save(part, "PNG"))
     print(f"contact sheet: {sheet}")
 
