@@ -10,7 +10,7 @@ import tyro
 from tqdm import tqdm
 
 from reverie.cli.parse import parse
-from reverie.data.pictures import Pictures
+from reverie.data.pictures import Pictures, skipped
 from reverie.errors import UserError, nearest
 from reverie.files import check_place, write_whole
 
@@ -114,7 +114,5 @@ def _say(pictures: Pictures) -> None:
         print(f"credit: {pictures.credit}")
     if pictures.classes:
         print(f"classes: {', '.join(pictures.classes)}")
-    for problem in pictures.problems[:20]:
-        print(f"skipped: {problem}")
-    if len(pictures.problems) > 20:
-        print(f"... and {len(pictures.problems) - 20} more")
+    for line in skipped(pictures.problems):
+        print(line)

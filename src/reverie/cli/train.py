@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from reverie.cli.parse import parse
+from reverie.data.pictures import skipped
 from reverie.errors import UserError, nearest
 from reverie.systems.recipes import RECIPES
 from reverie.tasks.train import Session
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     if place.threads:
         torch.set_num_threads(place.threads)
     session = Session.open(recipe, Path(place.out or f"runs/{name}"), place.resume or bool(place.average))
+    for line in skipped(session.problems):
+        print(f"reverie: {line}", file=sys.stderr)
     if place.average:
         print(session.reaverage(place.average))
         return

@@ -6,6 +6,7 @@ previews/*.png, model.safetensors
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,15 +31,18 @@ class Session:
     system: System
     run: Run
     folder: Path
+    problems: tuple[str, ...] = ()
+    """What was skipped when the pictures were read, one line each."""
 
     @classmethod
     def open(cls, recipe: Any, folder: Path, resume: bool) -> "Session":
         """A fresh run, or the one in the folder taken up where it stopped."""
-        existing = (folder / "checkpoint.safetensors").exists()
+        existing = os.path.exists(folder / "checkpoint.safetensors")  # Path.exists raises in a folder that is not ours to read
         if existing and not resume:
             raise UserError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
-        system, job = recipe.prepare(recipe.pictures())
-        session = cls(recipe, system, Run(job, recipe.training, folder), folder)
+        pictures = recipe.pictures()
+        system, job = recipe.prepare(pictures)
+        session = cls(recipe, system, Run(job, recipe.training, folder), folder, getattr(pictures, "problems", ()))
         if existing:
             session.run.resume()
         write_whole(folder / "recipe.json", lambda p: p.write_text(json.dumps(recipe_card(recipe), indent=1)))
