@@ -65,6 +65,15 @@ def test_a_saved_system_is_the_same(model):
     assert again.defaults == SYSTEM.defaults and again.styles == ("micah",)
 
 
+def test_the_clip_of_older_files_is_passed_over(model, tmp_path):
+    def older(tensors, about):
+        card = json.loads(about["reverie.card"])
+        card["defaults"]["clip"] = 0.0
+        about["reverie.card"] = json.dumps(card)
+
+    assert load(broken(model, tmp_path, older)).defaults == SYSTEM.defaults
+
+
 def picture_of(**settings):
     events = list(run(SYSTEM, settle(SYSTEM, settings.pop("prompt", "a man"), settings)))
     return events[-1][0]
@@ -145,6 +154,15 @@ BAD = {
     "recipe": (["train", "fashion"], "fashion-mnist"),
     "field": (["train", "toy-2d", "--batchs", "3"], "--batch"),
     "data": (["data", "avatar"], "avatars"),
+    "count without a file": (["data", "avatars", "--count", "4"], "--count is for new pictures"),
+    "size without a file": (["data", "avatars", "--size", "32"], "--size is for new pictures"),
+    "style without a file": (["data", "emoji", "--path", "x", "--style", "noto"], "--style is for new pictures"),
+    "count of emoji": (["data", "emoji", "--count", "4", "--out", "x"], "--count does nothing"),
+    "path of what is made": (["data", "avatars", "--path", "y", "--out", "x"], "--path does nothing"),
+    "size of clothes": (["data", "fashion-mnist", "--size", "32"], "--size does nothing"),
+    "style of a folder": (["data", "folder", "--path", ".", "--style", "micah"], "--style does nothing"),
+    "clothes to a file": (["data", "fashion-mnist", "--out", "x"], "cannot be made"),
+    "clip": (["train", "avatars", "--sampling.clip", "1"], "--sampling.clip"),
     "batch": (["train", "toy-2d", "--batch", "0"], "batch is 0"),
     "rule": (["train", "toy-2d", "--objective.rule", "velocty()"], "velocity"),
     "path": (["train", "toy-2d", "--objective.path", "flow(shif=3)"], "shift"),
