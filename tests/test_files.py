@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,13 @@ import torch
 
 from reverie import files
 from reverie.cli import main
+from reverie.data.folder import folder
 from reverie.data.packed import Packed, write
 from reverie.errors import UserError
+from reverie.systems.shipped import place
+from reverie.systems.toy.recipe import TOY
+from reverie.tasks.evaluate import _whereabouts
+from reverie.tasks.train import Session
 
 
 @pytest.fixture
@@ -40,6 +46,30 @@ def test_an_unsearchable_folder_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(UserError, match="Permission denied"):
         files.write_whole(tmp_path / "x", refused)
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A folder in one that may not be searched, for root neither."""
+    stat = os.stat
+
+    def refused(path, **more):
+        if str(path).startswith(str(tmp_path / "locked")):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    return tmp_path / "locked" / "in"
+
+
+def test_nothing_in_an_unsearchable_folder_is_a_traceback(locked):
+    tasks = (lambda p: place(str(p)), folder, files.load_tensors, lambda p: files.write_whole(p / "x", lambda part: part.touch()))
+    for task in tasks:
+        with pytest.raises(UserError, match="locked/in"):
+            task(locked)
+    assert _whereabouts("avatars", str(locked)) == ""
+    with pytest.raises(UserError, match=r"recipe\.json"):
+        Session.open(replace(TOY, count=50), locked, resume=False)
 
 
 def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ scaled so that the shorter side is `size`, and cut to the middle `size` x `size`
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def folder(path: str | Path, size: int = 64, max_pixels: int = MAX_PIXELS) -> Pi
     path = Path(path)
     if size < 1:
         raise UserError(f"cannot scale pictures to {size} pixels: choose a size of 1 or more.")
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises in a folder that is not ours to read
         raise UserError(f"there is no folder {path}: name a folder of pictures.")
     found = _look(path)
     images, kept = [], []

@@ -3,9 +3,9 @@
 Real pictures and noise are measured in the same way: the floor and the ceiling, between which a number means something.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ def _judge(system: System, source: str, pictures: Pictures, samples: int, seed: 
 
 def _whereabouts(source: str, data: str) -> str:
     """Where the model's own pictures are; the packaged or installed set where that file is gone."""
-    return data if source == "folder" or Path(data).exists() else ""
+    return data if source == "folder" or os.path.exists(data) else ""
 
 
 def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures]:
