@@ -20,7 +20,7 @@ model = Denoiser(MLP(MLPConfig()), path, rules.velocity())  # what the net's out
 optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
 
 data = ring(Rng.of(0, 20_000))  # (20000, 2): radius 1, deviation 0.1 around eight places
-for step in range(STEPS):
+for _ in range(STEPS):
     x0 = data[torch.randint(len(data), (256,))]
     loss = denoising(model, x0, torch.rand(256).double().clamp(1e-3), torch.randn_like(x0)).mean()
     optimiser.zero_grad()

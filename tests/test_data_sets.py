@@ -11,6 +11,7 @@ from PIL import Image
 
 from reverie.data import Pictures, avatars, emoji, fashion_mnist, folder
 from reverie.data.packed import Packed, read, write
+from reverie.data.pictures import skipped
 from reverie.errors import UserError
 
 
@@ -281,6 +282,24 @@ def test_class_folders(tmp_path):
     assert len(found.problems) == 1
 
 
+@pytest.mark.parametrize("captioned", [False, True])
+def test_class_folders_with_a_picture_beside_them_are_named(tmp_path, captioned):
+    for name in ("top.png", "cat/1.png", "dog/2.png", "dog/3.png"):
+        picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    if captioned:
+        (tmp_path / "top.txt").write_text("a top")
+    found = folder(tmp_path, 8)
+    assert len(found) == 1 and found.labels is None
+    assert [line.split(" of its")[0] for line in found.problems] == [f"{tmp_path / 'cat'}: 1", f"{tmp_path / 'dog'}: 2"]
+
+
+def test_skipped_files_are_counted_and_the_first_are_named():
+    assert skipped(()) == []
+    assert skipped(("a", "b")) == ["problems with the pictures: 2", "skipped: a", "skipped: b"]
+    assert skipped("abc", most=1) == ["problems with the pictures: 3", "skipped: a", "... and 2 more"]
+
+
 def test_orientation_transparency_and_odd_modes(tmp_path):
     turned = Image.new("RGB", (20, 20), (255, 0, 0))
     turned.paste((0, 0, 255), (0, 0, 20, 10))  # blue above, until it is turned upside down
@@ -311,6 +330,8 @@ def test_orientation_transparency_and_odd_modes(tmp_path):
 
 
 def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match="--data DIR"):
+        folder("")  # not the current one
     with pytest.raises(UserError, match="no folder"):
         folder(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no picture"):

@@ -230,15 +230,42 @@ def test_evaluate_refuses_a_model_without_pictures(monkeypatch):
         evaluate.main(["small", "--sampels", "30"])
 
 
-@pytest.mark.skipif(not FOLDER.exists(), reason="Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist")
-def test_evaluate_measures_a_model_of_clothes(monkeypatch, capsys):
+def tiny_of_clothes(count, data=""):
+    """An untrained model of clothes that says it was trained on `count` pictures in the folder `data`."""
     torch.manual_seed(0)
     net = UNet(UNetConfig(in_channels=1, out_channels=1, patch=4, channels=16, mult=(1,), attention=(), vector_dim=8, groups=8))
     model = Denoiser(net, schedules.edm(), rules.edm(0.5), log_snr(), sigma_data=0.5)
-    about = {"name": "tiny", "recipe": {"source": "fashion-mnist", "size": 32, "training": {"holdout": 40}}}
+    recipe = {"source": "fashion-mnist", "data": str(data), "size": 32, "training": {"holdout": 40}}
+    about = {"name": "tiny", "recipe": recipe, "data": {"name": "fashion-mnist-train", "count": count}}
     defaults = Sampling(steps=2, guidance=1.0, size=(32, 32))
-    tiny = System(denoiser=model, codec=Pixels(1), encoder=Classes(CLASSES, 8), defaults=defaults, about=about)
-    monkeypatch.setattr(evaluate, "open_model", lambda name: tiny)
+    return System(denoiser=model, codec=Pixels(1), encoder=Classes(CLASSES, 8), defaults=defaults, about=about)
+
+
+def clothes(folder, count=60):
+    """A small Fashion-MNIST in a folder of its own."""
+    folder.mkdir()
+    for split, n in (("train", count), ("t10k", 40)):
+        images = np.random.default_rng(n).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", (np.arange(n) % 10).astype(np.uint8))):
+            head = bytes((0, 0, 8, array.ndim)) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+            (folder / f"{split}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    return folder
+
+
+def test_copies_are_told_only_by_the_pictures_the_model_saw(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("reverie.data.fashion.FOLDER", tmp_path / "none")  # nothing is read from elsewhere
+    own, other = clothes(tmp_path / "own"), clothes(tmp_path / "other", 70)
+    for data, measured in (([], True), (["--data", str(own)], True), (["--data", str(other)], False)):
+        monkeypatch.setattr(evaluate, "open_model", lambda name: tiny_of_clothes(60, own))
+        evaluate.main(["tiny", "--samples", "10", *data])
+        said = capsys.readouterr().out
+        assert ("copies: not measured" not in said) == measured
+        assert (" -  " in said.splitlines()[1]) != measured
+
+
+@pytest.mark.skipif(not FOLDER.exists(), reason="Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist")
+def test_evaluate_measures_a_model_of_clothes(monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "open_model", lambda name: tiny_of_clothes(60_000))
     evaluate.main(["tiny", "--samples", "30", "--json"])
     said = json.loads(capsys.readouterr().out)
     own, real, nothing = said["rows"]
@@ -249,5 +276,6 @@ def test_evaluate_measures_a_model_of_clothes(monkeypatch, capsys):
     )
     assert real["frechet"] < own["frechet"] and real["kid"] < own["kid"] and real["kid"] < nothing["kid"]
     assert real["agreement"] > 0.7 > nothing["agreement"]
+    assert own["copies"] == 0 and real["copies"] is not None
     assert own["nfe"] >= 2 and own["seconds"] > 0 and real["nfe"] is None
     assert said["agreement"]["what was asked"]["asked"] == 30

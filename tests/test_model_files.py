@@ -84,3 +84,12 @@ def test_a_pickle_is_refused(tmp_path):
     torch.save({"a": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="pickle"):
         load(path)
+
+
+def test_the_clip_of_older_files_is_passed_over(model, tmp_path):
+    def older(tensors, about):
+        card = json.loads(about["reverie.card"])
+        card["defaults"]["clip"] = 0.0
+        about["reverie.card"] = json.dumps(card)
+
+    assert load(broken(model, tmp_path, older)).defaults == load(model).defaults

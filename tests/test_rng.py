@@ -95,3 +95,38 @@ def test_draws_have_their_moments():
     assert abs(float(np.corrcoef(z[::2], z[1::2])[0, 1])) < 4.5 / (n / 2) ** 0.5
     two = Rng.of(1, 2, dtype=F64).normal((2, n))  # neighbours in seed are strangers
     assert abs(float((two[0] * two[1]).mean())) < 4.5 / n**0.5
+
+
+@pytest.mark.parametrize("dimensions", [0.5, 1.0, 2.0, 3.7, 64.0])
+def test_chi_squared_has_its_law(dimensions):
+    """Mean D, variance 2 D, fourth central moment 12 D (D + 4); for D = 2 it is exponential, and for D = 1 a squared normal."""
+    n = 40_000
+    c = Rng.of(2, whole=True, dtype=F64).chi2(dimensions, (n,))
+    assert float(c.min()) > 0
+    assert abs(float(c.mean()) - dimensions) < 4.5 * (2 * dimensions / n) ** 0.5
+    fourth = 12 * dimensions * (dimensions + 4)
+    assert abs(float(c.var()) - 2 * dimensions) < 4.5 * ((fourth - 4 * dimensions**2) / n) ** 0.5
+    laws = {1.0: lambda x: math.erf((x / 2) ** 0.5), 2.0: lambda x: -math.expm1(-x / 2)}
+    for x in (0.01, 0.5, 2.0, 6.0) if dimensions in laws else ():
+        p = laws[dimensions](x)
+        assert abs(float((c < x).double().mean()) - p) < 4.5 * (p * (1 - p) / n) ** 0.5
+
+
+def test_chi_squared_is_made_of_our_own_bits():
+    """The first trial by hand (Marsaglia and Tsang), and pinned: numpy's own chi-squared may change with its version."""
+    u, w, test = bits(["7", "trial:0"], 3)
+    d = 3.0 - 1 / 3
+    z = math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * w)
+    v = (1 + z / math.sqrt(9 * d)) ** 3
+    assert math.log(test) < z**2 / 2 + d - d * v + d * math.log(v)  # the usual case
+    found = Rng.of(7, dtype=F64).chi2(6.0, (1, 1))
+    assert float(found) == pytest.approx(2 * d * v, rel=1e-13)
+    assert float(found) == pytest.approx(20.29454591129214, rel=1e-13)
+    assert Rng.of(7, dtype=F64).chi2(0.5, (1, 3))[0].tolist() == pytest.approx(
+        [0.016912071688304598, 0.6404717883647361, 0.031461595150093814], rel=1e-12
+    )
+
+
+def test_chi_squared_needs_degrees_of_freedom():
+    with pytest.raises(ValueError, match="more than 0"):
+        Rng.of(0).chi2(0.0, (1, 1))

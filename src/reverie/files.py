@@ -1,37 +1,57 @@
 """Files that are whole or not there: written to a temporary neighbour, flushed to disk, then renamed."""
 
+import contextlib
+import glob
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from reverie.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file; a kill or a full disk leaves the old file, never half of the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """`write` fills a temporary file; a kill or a full disk leaves the old file, never half of the new one.
+
+    Raises UserError where the place cannot be written or is full.
+    """
+    with _part(path) as part:
         write(part)
-        with part.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        _flush(part)
         part.chmod(0o666 & ~_umask())
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        _flush(path.parent)
+    _tidy(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuses with UserError a place where `write_whole` would fail: asked before long work, not after it."""
+    with _part(path) as part:
+        part.touch()
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """The temporary neighbour of a file, gone afterwards whatever happens; what the disk refuses is a UserError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
     except (OSError, safetensors.SafetensorError) as error:  # the latter wraps a full disk
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}; choose a folder that is writable and has room") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a place that cannot be written holds nothing to remove
+            part.unlink(missing_ok=True)
 
 
 def free(path: Path) -> Path:
@@ -40,16 +60,46 @@ def free(path: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def _flush(path: Path) -> None:
+    """What was written to a file, or renamed in a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _tidy(path: Path) -> None:
+    """Removes what killed processes left of the same file; another that is writing it now is left alone."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = part.name.split(".")[-2]
+        if process.isdigit() and not _alive(int(process)):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", about: Mapping[str, Any]) -> None:
     """A safetensors file whose metadata is JSON, one entry per key of `about`."""
+    from safetensors.torch import save_file
+
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
     whole = {k: v.detach().contiguous() for k, v in tensors.items()}
     write_whole(path, lambda part: save_file(whole, part, {"format": "pt", **text}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """(tensors, metadata with its JSON read); a missing, cut or foreign file is a UserError."""
-    if not path.is_file():
+    from safetensors.torch import load_file
+
+    if not os.path.isfile(path):  # Path.is_file raises in a folder that is not ours to read
         raise UserError(f"{path} is not there: check the path")
     try:
         with safetensors.safe_open(path, "pt") as handle:
@@ -60,8 +110,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _why(path: Path) -> str:
-    with path.open("rb") as handle:
-        head = handle.read(4)
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(4)
+    except OSError:
+        return "cannot be read"
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "is a pickle, which can run code when opened, so it is refused: convert it to safetensors"
     return "is not a whole safetensors file"

@@ -69,20 +69,38 @@ class Rng:
         def row(k: int, n: int) -> np.ndarray:
             half = (n + 1) // 2
             u = self._bits(k, 2 * half)
-            radius, angle = np.sqrt(-2 * np.log(u[:half])), 2 * np.pi * u[half:]
-            return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+            return np.concatenate(_box_muller(u[:half], u[half:]))[:n]
 
         return self._rows(shape, row)
 
     def chi2(self, dimensions: float, shape: Sequence[int]) -> Tensor:
-        """(B, ...) chi-squared with `dimensions` degrees of freedom."""
+        """(B, ...) chi-squared with `dimensions` degrees of freedom, any number above 0."""
+        if not dimensions > 0:
+            raise ValueError(f"chi-squared has more than 0 degrees of freedom, not {dimensions}")
+        return self._rows(shape, lambda k, n: 2 * self._gamma(dimensions / 2, k, n))
 
-        def row(k: int, n: int) -> np.ndarray:
-            stream = np.random.Generator(np.random.Philox(key=digest(self.seeds[k], *self.path)))
-            return stream.chisquare(dimensions, n)
-
-        return self._rows(shape, row)
+    def _gamma(self, a: float, k: int, n: int) -> np.ndarray:
+        """Gamma(a, 1) by rejection (Marsaglia and Tsang, 2000): the draws of round r that fail are drawn again in round r + 1."""
+        if a < 1:
+            return self.fold("gamma", 1)._gamma(a + 1, k, n) * self._bits(k, n) ** (1 / a)
+        d = a - 1 / 3
+        out, left, trial = np.empty(n), np.arange(n), 0
+        while len(left):
+            u = self.fold("trial", trial)._bits(k, 3 * len(left)).reshape(3, -1)
+            z = _box_muller(u[0], u[1])[0]
+            v = np.maximum(1 + z / np.sqrt(9 * d), 0) ** 3
+            with np.errstate(divide="ignore"):  # ln 0 = -inf is refused, as it should be
+                good = np.log(u[2]) < z**2 / 2 + d * (1 - v + np.log(v))
+            out[left[good]] = d * v[good]
+            left, trial = left[~good], trial + 1
+        return out
 
     def __getitem__(self, k: slice) -> "Rng":
         """The streams of a part of the batch."""
         return replace(self, seeds=self.seeds[k])
+
+
+def _box_muller(u: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two independent standard normals from two uniforms."""
+    radius, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * w
+    return radius * np.cos(angle), radius * np.sin(angle)

@@ -260,5 +260,10 @@ def test_clocks_tell_discrete_nets_their_integers():
     assert (timestep(1000, -1)(path, t) - torch.arange(1000)).abs().max() < 1e-9
 
 
-def test_smooth_paths_are_the_ones_without_a_table():
-    assert set(SMOOTH) == {k for k in PATHS if not k.endswith("table") and k != "table_zero_snr"}
+@pytest.mark.parametrize("path", PATHS)
+def test_smooth_paths_have_no_kinks_and_tables_have(path):
+    """The slope of ln(alpha / sigma) left and right of a point is the same as the distance shrinks, except where a table bends."""
+    t, h = (torch.arange(200, 800, dtype=F64) + 1) / 1000, 1e-5  # the points of the tables
+    before, here, after = ((PATHS[path].alpha(t + s) / PATHS[path].sigma(t + s)).log() for s in (-h, 0, h))
+    bend = float(((after - 2 * here + before) / (after - before)).abs().max())
+    assert bend < 1e-4 if path in SMOOTH else bend > 1e-3

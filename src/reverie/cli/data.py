@@ -10,11 +10,12 @@ import tyro
 from tqdm import tqdm
 
 from reverie.cli.parse import parse
-from reverie.data.pictures import Pictures
+from reverie.data.pictures import Pictures, skipped
 from reverie.errors import UserError, nearest
-from reverie.files import write_whole
+from reverie.files import check_place, write_whole
 
-NAMES = ("avatars", "emoji", "fashion-mnist", "folder")
+LOOKING = {"avatars": ("path",), "emoji": ("path",), "fashion-mnist": ("path",), "folder": ("path", "size")}
+MAKING = {"avatars": ("count", "size", "style"), "emoji": ("size", "style")}  # with --out; the rest matters always
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Data:
     path: str = ""
     """A file or folder to look at; '' = the packaged or installed set."""
     count: int = 0
-    """avatars: how many to make; 0 = look at what is there. emoji: 0 = all."""
+    """avatars: how many to make; 0 = 1000."""
     size: int = 64
+    """Of pictures that are made, or read from a folder."""
     style: tuple[str, ...] = ()
-    """Only these styles."""
+    """Only these styles are made."""
     seed: int = 0
     out: str = ""
     """File to write a made set to."""
@@ -40,18 +42,32 @@ class Data:
 def main(arguments: Sequence[str]) -> None:
     """Makes or opens a set, then says what it is."""
     asked = parse(Data, arguments, "reverie data", Data())
-    if asked.name not in NAMES:
-        raise UserError(f"no data set is called '{asked.name}'.{nearest(asked.name, NAMES)}")
+    _check(asked)
+    sheet = Path(asked.sheet or f"{asked.name}-sheet.png")
+    check_place(sheet)
     pictures = _make(asked) if asked.out else _open(asked)
     _say(pictures)
-    sheet = Path(asked.sheet or f"{asked.name}-sheet.png")
     write_whole(sheet, lambda part: pictures.sheet(64, asked.seed).save(part, "PNG"))
     print(f"contact sheet: {sheet}")
 
 
+def _check(asked: Data) -> None:
+    """An option that would be ignored is refused by name."""
+    if asked.name not in LOOKING:
+        raise UserError(f"no data set is called '{asked.name}'.{nearest(asked.name, LOOKING)}")
+    if asked.out and asked.name not in MAKING:
+        raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {', '.join(MAKING)}")
+    used = MAKING[asked.name] if asked.out else LOOKING[asked.name]
+    for option in ("path", "count", "size", "style"):
+        if option in used or getattr(asked, option) == getattr(Data(), option):
+            continue
+        if not asked.out and option in MAKING.get(asked.name, ()):
+            raise UserError(f"--{option} is for new pictures: name the file to write them to with --out")
+        doing = "made" if asked.out else "looked at"
+        raise UserError(f"--{option} does nothing where '{asked.name}' is {doing}: leave it out")
+
+
 def _open(asked: Data) -> Pictures:
-    if asked.count:
-        raise UserError("--count makes new pictures: name the file to write them to with --out")
     if asked.name == "avatars":
         from reverie.data.avatars import avatars
 
@@ -73,8 +89,6 @@ def _open(asked: Data) -> Pictures:
 
 def _make(asked: Data) -> Pictures:
     makers = {"avatars": _avatars, "emoji": _emoji}
-    if asked.name not in makers:
-        raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {', '.join(makers)}")
     with tqdm(unit="picture", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:  # gone before an error is said
 
         def progress(done: int, total: int) -> None:
@@ -109,7 +123,5 @@ def _say(pictures: Pictures) -> None:
         print(f"credit: {pictures.credit}")
     if pictures.classes:
         print(f"classes: {', '.join(pictures.classes)}")
-    for problem in pictures.problems[:20]:
-        print(f"skipped: {problem}")
-    if len(pictures.problems) > 20:
-        print(f"... and {len(pictures.problems) - 20} more")
+    for line in skipped(pictures.problems):
+        print(line)

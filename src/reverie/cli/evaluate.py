@@ -51,7 +51,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     print(table(sheet.rows))
     print(f"\ndistances from {sheet.references} real pictures in the features of {sheet.space}; 3 neighbours")
-    print("copies: nearer to a training picture than 95 % of held-out real pictures are, at 16 pixels")
+    if sheet.rows[0].copies is None:
+        print("copies: not measured, because these are not the pictures that the model was trained on")
+    else:
+        print("copies: nearer to a training picture than 95 % of held-out real pictures are, at 16 pixels")
     for name, mark in sheet.marks.items():
         each = ", ".join(f"{k} {v:.0%}" for k, v in mark.each.items())
         print(f"agreement with {name}: {mark.overall:.1%} of {sum(mark.asked.values())} attributes ({each})")

@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from reverie.cli.parse import parse
+from reverie.data.pictures import skipped
 from reverie.errors import UserError, nearest
 from reverie.systems.recipes import RECIPES
 from reverie.tasks.train import Session, restored, stored
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str]) -> None:
         else:
             print(f"reverie: {folder} holds no run yet: beginning one", file=sys.stderr)
     session = Session.open(recipe, folder, place.resume or bool(place.average))
+    for line in skipped(session.problems):
+        print(f"reverie: {line}", file=sys.stderr)
     if place.average:
         print(session.reaverage(place.average))
         return

@@ -122,12 +122,10 @@ TITLES = ("avatar", "portrait", "face", "character", "cartoon face", "profile pi
 _JOINS = ("with", "wearing", "wears", "has", "and", "who", "is", "in", "dressed", "he", "she", "they", "have", "wear", "are",
           "a", "an")  # fmt: skip
 
-_WORD = re.compile(r"[a-z0-9]+")
-
 
 def words(text: str) -> list[str]:
     """Lower-case words of a text; hyphens part them ("dark-skinned" is two)."""
-    return _WORD.findall(text.lower())
+    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def _every_phrase() -> Iterable[str]:
@@ -234,8 +232,7 @@ def _glasses(pen: _Pen) -> list[str]:
 
 def _clothes(pen: _Pen) -> list[str]:
     colour = pen.pick(COLOR_WORDS[pen.a["clothing_color"]]) if pen.tells("clothing_color") else None
-    if colour is not None:
-        pen.note("clothing_color")
+    pen.note(*(["clothing_color"] if colour else []))
     if pen.tells("clothing", 0.9):
         pen.note("clothing")
         return [pen.coloured(pen.pick(CLOTHING[pen.a["clothing"]].noun), colour)]
@@ -282,8 +279,7 @@ def _gather(pen: _Pen) -> _Told:
     if not (adj or features or worn):
         adj = [pen.pick(EXPRESSION[pen.a["expression"]].adj)]
         pen.note("expression")
-    if style:
-        pen.note("style")
+    pen.note(*(["style"] if style else []))
     return _Told(pen.shuffled(adj), pen.shuffled(features), pen.shuffled(worn), style)
 
 

@@ -23,6 +23,7 @@ from reverie.data.packed import Packed, encode, read, write
 from reverie.data.pictures import Pictures
 from reverie.data.render import render
 from reverie.errors import UserError, nearest
+from reverie.files import check_place
 
 PACKAGES = ("@dicebear/core@9.4.3", "@dicebear/collection@9.4.3")
 PART = Path(__file__).parent / "parts" / "avatars.safetensors"
@@ -113,7 +114,9 @@ def generate_file(
     """As `generate`, but into a file that `avatars` reads; the pictures are kept in memory only as WebP.
 
     method: effort of the WebP coder, 0 to 6; it changes the size of the file, never the pictures.
+    A place that cannot be written is refused before anything is drawn.
     """
+    check_place(Path(path))
     attributes: list[dict[str, str]] = []
     webp: list[bytes] = []
     for some, images in _chunks(count, size, seed, styles, progress):

@@ -19,6 +19,7 @@ from reverie.data.packed import Packed, encode, read, write
 from reverie.data.pictures import Pictures
 from reverie.data.render import on_white, render
 from reverie.errors import UserError, nearest
+from reverie.files import check_place
 
 Progress = Callable[[int, int], object]
 
@@ -124,9 +125,10 @@ def generate_emoji(
     """Draws every emoji of `styles` at `size` x `size` pixels on white, into a file that `emoji` reads.
 
     tones: the skin-tone variants too. progress: called with (done, about how many).
-    Raises UserError where npm or resvg-py is missing, or a style is unknown.
+    Raises UserError where npm or resvg-py is missing, a style is unknown, or `path` cannot be written (before drawing).
     """
     _check(styles, size)
+    check_place(Path(path))
     modules = npm.modules((*_WORDS, *(STYLES[s].package for s in styles)))
     glyphs = _glyphs(modules, tones)
     attributes: list[dict[str, str]] = []

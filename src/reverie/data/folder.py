@@ -11,6 +11,7 @@ A file that cannot be used is skipped and named in `Pictures.problems`, one line
 - a picture that cannot be decoded, or is cut short; a file with the name of a picture and nothing in it;
 - a picture of more than `max_pixels`, judged by its header before a pixel is decoded (an image bomb);
 - in a captioned folder: a picture without a caption, an empty caption, a caption that is not UTF-8;
+- a sub-folder with pictures where pictures lie beside it too;
 - a caption without its picture; a line of `metadata.jsonl` that is not such an object, or that leads out of the folder.
 
 No folder, no picture that can be used, or a size below 1 is refused with UserError. Pictures are turned upright by their
@@ -19,6 +20,7 @@ scaled so that the shorter side is `size`, and cut to the middle `size` x `size`
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -153,9 +155,13 @@ def _from_texts(folder: Path, paths: list[Path]) -> _Found:
     return found
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def _from_classes(folder: Path) -> _Found:
     found = _Found(classes=[])
-    for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for inner in _folders_in(folder):
         paths = _pictures_in(inner)
         if not paths:
             found.problems.append(f"{inner}: class folder without pictures, skipped")
@@ -171,9 +177,12 @@ def _look(folder: Path) -> _Found:
         paths = _pictures_in(folder)
         if not paths:
             return _from_classes(folder)
-        if any(p.with_suffix(".txt").is_file() for p in paths):
-            return _from_texts(folder, paths)
-        return _Found(paths=paths)
+        told = any(p.with_suffix(".txt").is_file() for p in paths)
+        found = _from_texts(folder, paths) if told else _Found(paths=paths)
+        for inner in _folders_in(folder):
+            if count := len(_pictures_in(inner)):
+                found.problems.append(f"{inner}: {count} of its pictures skipped: it is a class only where none lie beside it")
+        return found
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}): check that it is yours to read.") from None
 
@@ -181,12 +190,14 @@ def _look(folder: Path) -> _Found:
 def folder(path: str | Path, size: int = 64, max_pixels: int = MAX_PIXELS) -> Pictures:
     """The pictures of a folder as (N, 3, size, size); `problems` names what was skipped.
 
-    Raises UserError where there is no such folder, or nothing in it can be used.
+    Raises UserError where no folder is named, there is no such folder, or nothing in it can be used.
     """
+    if not str(path):  # which Path would take for the current folder
+        raise UserError("no folder of pictures is named: give one, with --data DIR to train or --path DIR to look at it.")
     path = Path(path)
     if size < 1:
         raise UserError(f"cannot scale pictures to {size} pixels: choose a size of 1 or more.")
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises in a folder that is not ours to read
         raise UserError(f"there is no folder {path}: name a folder of pictures.")
     found = _look(path)
     images, kept = [], []

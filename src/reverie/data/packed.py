@@ -6,10 +6,8 @@ tensors    pictures (B,) uint8, all WebP files one after another; offsets (N + 1
 metadata   format "reverie-pictures-1"; name, licence, credit; JSON of the attributes' values, of the classes, and of `extra`
 """
 
-import contextlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from reverie.errors import UserError
+from reverie.files import write_whole
 
 FORMAT = "reverie-pictures-1"
 
@@ -56,9 +55,9 @@ def _codes(attributes: Sequence[Mapping[str, str]], values: Mapping[str, Sequenc
 
 
 def write(path: str | Path, packed: Packed, webp: Iterable[bytes] | None = None) -> None:
-    """Writes the set: to a neighbouring `.part` first, then renamed, so a file with the name is a whole one.
+    """Writes the set: the whole file or none of it.
 
-    webp: the pictures already encoded, where the caller has done so. Raises UserError where the place cannot be written.
+    webp: the pictures already encoded, where the caller has done so. Raises UserError where the place cannot be written or is full.
     """
     from safetensors.numpy import save_file
 
@@ -74,17 +73,7 @@ def write(path: str | Path, packed: Packed, webp: Iterable[bytes] | None = None)
         tensors["attributes"] = _codes(packed.attributes, packed.values)
     if packed.labels is not None:
         tensors["labels"] = packed.labels.astype(np.int64)
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata=metadata)
-        part.chmod(0o644)  # safetensors writes for the owner alone
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror or error}): choose a place you can write to, with room.") from None
+    write_whole(Path(path), lambda part: save_file(tensors, part, metadata=metadata))
 
 
 def _decode(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:

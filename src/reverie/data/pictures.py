@@ -12,6 +12,14 @@ Attributes = Mapping[str, str]
 Caption = Callable[[int, np.random.Generator], str]
 
 
+def skipped(problems: Sequence[str], most: int = 20) -> list[str]:
+    """Lines for a person: how many problems, and what the first of them are; none where there are none."""
+    if not problems:
+        return []
+    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+    return [f"problems with the pictures: {len(problems)}", *(f"skipped: {problem}" for problem in problems[:most]), *more]
+
+
 @dataclass(frozen=True)
 class Pictures:
     """N pictures of one size, in memory or memory-mapped.

@@ -21,7 +21,7 @@ class Row:
     precision: float
     recall: float
     agreement: float | None
-    copies: float
+    copies: float | None
     nfe: float | None = None
     seconds: float | None = None
 
@@ -29,31 +29,31 @@ class Row:
 class Yardstick:
     """What everything is measured against, made ready once.
 
-    reference: real pictures uint8 (N, C, H, W). training: all that the model was trained on, and held: some that it was not, to
-    tell copies by.
+    reference: real pictures uint8 (N, C, H, W). seen: all that the model was trained on, and some that it was not, to tell copies
+    by; without them copies are not measured.
     """
 
-    def __init__(self, features: Features, reference: np.ndarray, training: np.ndarray, held: np.ndarray) -> None:
+    def __init__(self, features: Features, reference: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         self.features, self.small = features, thumbnails()
         self.reference = features(reference)
-        self.training, self.held = self.small(training), self.small(held)
-        self.limit = copy_limit(self.training, self.held)
+        self.seen = None if seen is None else (self.small(seen[0]), self.small(seen[1]))
+        self.limit = 0.0 if self.seen is None else copy_limit(*self.seen)
 
     def row(self, name: str, pictures: np.ndarray, agreement: float | None = None, **more: Any) -> Row:
         """All distances of some pictures, uint8 (N, C, H, W)."""
-        found = self.features(pictures)
-        copied = nearer(self.small(pictures), self.training, self.limit)
-        return self._row(name, len(pictures), found, agreement, copied, **more)
+        copied = None if self.seen is None else nearer(self.small(pictures), self.seen[0], self.limit)
+        return self._row(name, pictures, agreement, copied, **more)
 
     def real(self, pictures: np.ndarray, agreement: float | None = None) -> Row:
         """The floor: real pictures that are not of the reference. Its copies are those of the held pictures, 5 % by definition."""
-        copied = nearer(self.held, self.training, self.limit)
-        return self._row("real", len(pictures), self.features(pictures), agreement, copied)
+        copied = None if self.seen is None else nearer(self.seen[1], self.seen[0], self.limit)
+        return self._row("real", pictures, agreement, copied)
 
-    def _row(self, name: str, n: int, found: np.ndarray, agreement: float | None, copied: float, **more: Any) -> Row:
+    def _row(self, name: str, pictures: np.ndarray, agreement: float | None, copied: float | None, **more: Any) -> Row:
+        found = self.features(pictures)
         precision, recall = precision_recall(self.reference, found)
         apart = 1000 * kid(self.reference, found)[0]
-        return Row(name, n, apart, frechet(self.reference, found), precision, recall, agreement, copied, **more)
+        return Row(name, len(pictures), apart, frechet(self.reference, found), precision, recall, agreement, copied, **more)
 
 
 def noise(like: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The models that come with the package."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -37,9 +38,9 @@ def place(name: str) -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # where Path would raise, in a folder that is not ours to read, os.path says no
         return path / "model.safetensors"
-    if not path.suffix and not path.exists():
+    if not path.suffix and not os.path.exists(path):
         raise UserError(f"no model is called '{name}', and no such file exists.{nearest(name, SHIPPED)}")
     return path
 

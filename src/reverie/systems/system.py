@@ -17,8 +17,6 @@ class Sampling:
     grid: str = "karras()"
     size: tuple[int, int] = (64, 64)
     """Height and width of a picture."""
-    clip: float = 0.0
-    """Clean estimates are kept within +-clip; 0 = as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

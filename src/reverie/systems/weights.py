@@ -195,7 +195,8 @@ def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     }
     if not whole:
         return Part(**shared, reader=build_reader(card["reader"], f"{path}: reader"))
-    defaults = rebuild({"name": "Sampling", **card["defaults"]}, CONFIGS, f"{path}: defaults")
+    known = {k: v for k, v in card["defaults"].items() if k != "clip"}  # older files carry it; nothing ever read it
+    defaults = rebuild({"name": "Sampling", **known}, CONFIGS, f"{path}: defaults")
     return System(**shared, denoiser=build_denoiser(card["denoiser"], f"{path}: denoiser"), defaults=defaults)
 
 

@@ -3,9 +3,9 @@
 Real pictures and noise are measured in the same way: the floor and the ceiling, between which a number means something.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,12 @@ class Judge:
 
 @dataclass(frozen=True)
 class Real:
-    """training, held: as the model saw them. reference, floor: disjoint, as many of each as are made."""
+    """reference, floor: disjoint, as many of each as are made. seen: what the model was trained on, and what was held out of it."""
 
-    training: Pictures
-    held: Pictures
     reference: Pictures
     floor: Pictures
+    seen: tuple[Pictures, Pictures] | None
+    """None where these are not the pictures it was trained on: then nothing can be called a copy."""
 
 
 def evaluate(system: System, samples: int = 500, *, data: str = "", progress: Progress | None = None, **settings: Any) -> Sheet:
@@ -102,14 +102,23 @@ def _real(system: System, samples: int, data: str) -> tuple[str, Real]:
             f"{system.name} names no pictures that it was trained on: evaluate a model of avatars, fashion-mnist or a folder"
         )
     size = system.defaults.size[0]
-    pictures = open_pictures(source, data or _whereabouts(source, recipe.get("data", "")), size)
+    where = data or _whereabouts(source, recipe.get("data", ""))
+    pictures = open_pictures(source, where, size)
     if (found := pictures.images.shape[2]) != size:
         raise UserError(f"{system.name} makes pictures of {size} pixels, {pictures.name} has {found}: name others with --data")
-    training, held = pictures.split(min(recipe.get("training", {}).get("holdout", 256), len(pictures) // 10))
     reference, floor = _halves(pictures, samples)
     if source == "fashion-mnist":
-        floor = _some(fashion_mnist("test", data or None).pad(size), samples)
-    return source, Real(training, held, reference, floor)
+        floor = _some(fashion_mnist("test", where or None).pad(size), samples)
+    return source, Real(reference, floor, _seen(system, pictures))
+
+
+def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | None:
+    """(training, held out), if these are what the model's file says it was trained on: the same name, and as many."""
+    told = system.about.get("data", {})
+    if (told.get("name"), told.get("count")) != (pictures.name, len(pictures)):
+        return None
+    holdout = system.about.get("recipe", {}).get("training", {}).get("holdout", 256)
+    return pictures.split(min(holdout, max(1, len(pictures) // 10)))
 
 
 def _judge(system: System, source: str, pictures: Pictures, samples: int, seed: int) -> Judge:
@@ -130,7 +139,7 @@ def _judge(system: System, source: str, pictures: Pictures, samples: int, seed: 
 
 def _whereabouts(source: str, data: str) -> str:
     """Where the model's own pictures are; the packaged or installed set where that file is gone."""
-    return data if source == "folder" or Path(data).exists() else ""
+    return data if source == "folder" or os.path.exists(data) else ""
 
 
 def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures]:
@@ -161,7 +170,7 @@ def array(pictures: Sequence[Picture]) -> np.ndarray:
 def _measure(system: System, real: Real, judge: Judge, made: Sequence[Picture], samples: int) -> Sheet:
     images = array(made)
     plain, empty = images[:samples], noise(images[:samples])
-    yard = Yardstick(judge.features, real.reference.images, real.training.images, real.held.images)
+    yard = Yardstick(judge.features, real.reference.images, real.seen and (real.seen[0].images, real.seen[1].images))
     marks, first = {}, 0
     for kind, asked in judge.asked.items():
         assert judge.reader is not None

@@ -7,6 +7,7 @@ previews/*.png, model.safetensors
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -40,17 +41,20 @@ class Session:
     system: System
     run: Run
     folder: Path
+    problems: tuple[str, ...] = ()
+    """What was skipped when the pictures were read, one line each."""
 
     @classmethod
     def open(cls, recipe: Any, folder: Path, resume: bool) -> "Session":
         """A fresh run, or the one in the folder taken up where it stopped."""
-        existing = (folder / "checkpoint.safetensors").exists()
+        existing = os.path.exists(folder / "checkpoint.safetensors")  # Path.exists raises in a folder that is not ours to read
         if existing and not resume:
             raise UserError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
         if existing:
             _same(plain(recipe), stored(folder) or {}, folder)
-        system, job = _fitting(recipe)
-        session = cls(recipe, system, Run(job, recipe.training, folder), folder)
+        pictures = recipe.pictures()
+        system, job = _fitting(recipe, pictures)
+        session = cls(recipe, system, Run(job, recipe.training, folder), folder, getattr(pictures, "problems", ()))
         if existing:
             session.run.resume()
         write_whole(folder / RECIPE, lambda p: p.write_text(json.dumps(plain(recipe), indent=1)))
@@ -155,16 +159,18 @@ def _same(now: Mapping[str, Any], before: Mapping[str, Any], folder: Path, where
             )
 
 
-def _fitting(recipe: Any) -> tuple[Any, Any]:
+def _fitting(recipe: Any, pictures: Any) -> tuple[Any, Any]:
     """System and job, tried on two examples: what does not fit together is found before the first step."""
     try:
-        system, job = recipe.prepare(recipe.pictures())
+        system, job = recipe.prepare(pictures)
         if isinstance(system, System):
             named(system.defaults.solver)
             rebuild(parse(system.defaults.grid), GRIDS, "grid")(system.denoiser.path, system.defaults.steps)
         with torch.no_grad():
             job.loss(np.arange(min(2, job.size)), Key(recipe.training.seed, 0))
-    except (ValueError, RuntimeError, IndexError) as error:
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"the recipe '{recipe.name}' does not fit together: {str(error).splitlines()[0]}") from error
     return system, job
 
