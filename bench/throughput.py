@@ -77,7 +77,8 @@ def compare(theirs, ours, repeats):
     return {"diffusers_s": spread(a), "reverie_s": spread(b), "speed_ratio": spread(a / b)}
 
 
-def sampling(bench, theirs, model):
+def samplers(bench, theirs, model):
+    """(their loop, our loop), from the same noise."""
     x = Rng.of(0, bench.batch).normal((bench.batch, 3, 32, 32))
     scheduler = DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing", clip_sample=False)
     scheduler.set_timesteps(bench.steps)
@@ -94,9 +95,16 @@ def sampling(bench, theirs, model):
         with torch.no_grad():
             return sample(model, x.contiguous(memory_format=torch.channels_last), grid, Ancestral(eta=0.0))
 
+    return their_loop, our_loop
+
+
+def sampling(bench, theirs, model):
+    their_loop, our_loop = samplers(bench, theirs, model)
+    x = torch.randn(bench.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
     def forward():
         with torch.no_grad():
-            model(x.contiguous(memory_format=torch.channels_last), 0.5)
+            model(x, 0.5)
 
     result = compare(their_loop, our_loop, bench.repeats)
     once = np.median([clock(forward) for _ in range(bench.repeats)])
@@ -123,7 +131,8 @@ def visible(count=32):
     }
 
 
-def training(bench, theirs, model):
+def trainers(theirs, model):
+    """(their step, our step), from the same noise."""
     x0 = torch.randn(32, 3, 32, 32)
     t, n = torch.rand(32, dtype=torch.float64), torch.randn(32, 3, 32, 32)
     scheduler = DDIMScheduler(num_train_timesteps=1000)
@@ -140,7 +149,23 @@ def training(bench, theirs, model):
         two.step()
         two.zero_grad()
 
-    return compare(their_step, our_step, bench.repeats)
+    return their_step, our_step
+
+
+def spend(side, what):
+    """What `memory` measures, in an interpreter of its own."""
+    torch.set_num_threads(1)
+    theirs, model = pair()
+    works = samplers(Bench(steps=3), theirs, model) if what == "sampling" else trainers(theirs.train(), model.train())
+    for _ in range(2):
+        works[side]()
+
+
+def memory():
+    """Peak memory in MB of sampling and training, each in a fresh interpreter that has both libraries loaded."""
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import throughput; throughput.spend"
+    names = ("diffusers_mb", "reverie_mb")
+    return {what: {name: process(f"{code}({k}, '{what}')")[1] for k, name in enumerate(names)} for what in ("sampling", "training")}
 
 
 def process(code):
@@ -168,7 +193,8 @@ def main(bench: Bench):
     result = {"torch": torch.__version__, "threads": bench.threads, "batch": bench.batch, "steps": bench.steps}
     result["sampling"] = sampling(bench, theirs, model)
     result["bf16_against_fp32"] = visible()
-    result["training"] = training(bench, theirs.train(), model.train())
+    result["training"] = compare(*trainers(theirs.train(), model.train()), bench.repeats)
+    result["peak_memory"] = memory()
     result["imports"] = imports(bench)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     bench.out.write_text(json.dumps(result, indent=1) + "\n")
