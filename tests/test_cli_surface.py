@@ -1,0 +1,36 @@
+"""The command line is a promise: a flag that appears, moves or goes is a decision, and is made here."""
+
+from dataclasses import fields
+
+from reverie.cli import COMMANDS
+from reverie.cli.data import Data
+from reverie.cli.evaluate import Evaluate
+from reverie.cli.generate import Generate
+from reverie.cli.train import Place
+from reverie.systems.recipes import RECIPES
+from reverie.train import Training
+
+
+def names(kind):
+    return " ".join(f.name for f in fields(kind))
+
+
+def test_commands():
+    assert list(COMMANDS) == ["generate", "train", "evaluate", "data"]
+    assert list(RECIPES) == [
+        "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "folder", "avatars-reader", "fashion-reader"
+    ]  # fmt: skip
+
+
+def test_flags():
+    assert names(Generate) == "prompt style count seed steps guidance negative solver grid model out batch strict from_ json"
+    assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
+    assert names(Data) == "name path count size style seed out sheet"
+    assert names(Place) == "out resume average threads"
+    assert names(Training) == (
+        "steps minutes batch rate warmup decay weight_decay beta2 clip widths snapshots bf16 compile seed holdout save_minutes "
+        "validate_minutes"
+    )
+    assert names(type(RECIPES["avatars"])) == (
+        "name about source data size training shrink codec net words wording objective sampling samples"
+    )
