@@ -206,7 +206,7 @@ def test_the_bar_is_gone_before_an_error_is_said(capsys, model, tmp_path, monkey
         raise UserError("the disk is full")
 
     monkeypatch.setattr(sys.modules["reverie.tasks.generate"], "_finish", full)
-    monkeypatch.setattr(importlib.import_module("reverie.data.avatars"), "generate_file", full)
+    monkeypatch.setattr(importlib.import_module("reverie.data.sets"), "generate_file", full)
     for asked in (["generate", "a man", "--model", model, "--out", tmp_path], ["data", "avatars", "--out", tmp_path / "a"]):
         code, _, err = command(capsys, *asked)
         assert code == 2 and err.replace("\r", "\n").splitlines()[-1] == "reverie: the disk is full"

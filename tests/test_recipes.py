@@ -9,6 +9,7 @@ import torch
 from test_data_sets import colours, idx
 
 from reverie.data.avatars import VALUES, tell
+from reverie.data.packed import Packed, write
 from reverie.encode import Classes, Concepts
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
@@ -53,6 +54,20 @@ def test_every_recipe_trains(name, places, tmp_path):
     assert type(again) is type(session.system)
     if isinstance(again, System):
         assert len(generate(again, recipe.prompts(again)[0], steps=1)) == 1
+
+
+def test_the_emoji_set_can_be_trained_on(tmp_path):
+    drawn = tuple({"style": "noto", "group": "food", "label": f"fruit {k}"} for k in range(20))
+    values = {name: sorted({a[name] for a in drawn}) for name in ("style", "group", "label")}
+    write(tmp_path / "emoji", Packed("emoji", "-", "-", colours(20, 32), drawn, extra={"tags": {}}, values=values))
+    preset = RECIPES["folder"]
+    training = replace(preset.training, steps=1, batch=4, holdout=2, snapshots=0)
+    recipe = replace(preset, source="emoji", data=str(tmp_path / "emoji"), training=training)
+    for now in (session := Session.open(recipe, tmp_path / "run", resume=False)):
+        assert np.isfinite(now.loss)
+    assert "fruit" in session.system.encoder.vocabulary
+    with pytest.raises(UserError, match="32x32, not 64x64"):
+        replace(recipe, size=64).pictures()
 
 
 def test_a_recipe_can_learn_the_variance_of_its_steps(places, tmp_path):

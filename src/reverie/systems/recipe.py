@@ -17,10 +17,11 @@ from torch import Tensor
 from reverie.card import card_of, parse, rebuild
 from reverie.codec import Pixels, Shrunk
 from reverie.data.pictures import Pictures
+from reverie.data.sets import open_pictures
 from reverie.denoiser import CLOCKS, Denoiser
 from reverie.encode import Classes, Words
 from reverie.encode.words import FIRST, split
-from reverie.errors import UserError, nearest
+from reverie.errors import UserError
 from reverie.nets.dit import DiTConfig
 from reverie.nets.mlp import MLPConfig
 from reverie.nets.text import TextConfig
@@ -77,7 +78,7 @@ class Preset:
     name: str
     about: str = ""
     source: str
-    """Kind of data: avatars, fashion-mnist, folder."""
+    """Kind of data: avatars, emoji, fashion-mnist, folder."""
     data: str = ""
     """Where it is: a folder or file; '' = the packaged or installed set."""
     size: int = 64
@@ -173,32 +174,6 @@ class Recipe(Preset):
             width = getattr(self.net, "vector_dim", None) or 128
             return Classes(pictures.classes, width)
         return None
-
-
-def open_pictures(source: str, data: str, size: int) -> Pictures:
-    """The pictures of a kind of data, square, of `size` pixels."""
-    openers = {"avatars": _avatars, "fashion-mnist": _fashion, "folder": _folder}
-    if source not in openers:
-        raise UserError(f"no data set is called '{source}'.{nearest(source, openers)}")
-    return openers[source](data, size)
-
-
-def _avatars(data: str, size: int) -> Pictures:
-    from reverie.data.avatars import avatars
-
-    return avatars(data or None)
-
-
-def _fashion(data: str, size: int) -> Pictures:
-    from reverie.data.fashion import fashion_mnist
-
-    return fashion_mnist("train", data or None).pad(size)
-
-
-def _folder(data: str, size: int) -> Pictures:
-    from reverie.data.folder import folder
-
-    return folder(data, size)
 
 
 def recipe_card(recipe: Any) -> dict[str, Any]:

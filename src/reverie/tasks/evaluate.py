@@ -5,26 +5,19 @@ Real pictures and noise are measured in the same way: the floor and the ceiling,
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from reverie.data.avatars import avatars
-from reverie.data.fashion import fashion_mnist
 from reverie.data.pictures import Pictures
+from reverie.data.sets import KINDS, kind_of, open_pictures
 from reverie.errors import UserError
 from reverie.measure.agreement import Agreement, shown
-from reverie.measure.features import Features, imagenet
-from reverie.measure.prompts import avatar_prompts
-from reverie.measure.reader import Reader
 from reverie.measure.report import Row, Yardstick, noise
 from reverie.systems import System
-from reverie.systems.recipe import open_pictures
-from reverie.systems.shipped import open_reader
 from reverie.tasks.generate import Picture, run, settle
-
-NEW = 120  # prompts that ask for combinations kept out of training
+from reverie.tasks.judges import JUDGES, Judge, by_example
 
 Progress = Callable[[int, int], object]
 
@@ -46,26 +39,6 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Prompts, and what each asks for."""
-
-    prompts: Sequence[Any]
-    attributes: Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """How a kind of data is measured: features and whose they are, prompts, and the reader that says what is seen."""
-
-    features: Features
-    space: str
-    prompts: Sequence[Any]
-    asked: Mapping[str, Asked] = field(default_factory=dict)
-    """By kind of prompt, the first for `prompts`; their prompts follow each other."""
-    reader: Reader | None = None
-
-
-@dataclass(frozen=True)
 class Real:
     """reference, floor: disjoint, as many of each as are made. seen: what the model was trained on, and what was held out of it."""
 
@@ -82,8 +55,9 @@ def evaluate(system: System, samples: int = 500, *, data: str = "", progress: Pr
     """
     if samples < 10:
         raise UserError(f"{samples} samples are too few: distances need at least 10, and mean something from about 200")
-    source, real = _real(system, samples, data)
-    judge = _judge(system, source, real.floor, samples, settings.get("seed", 0))
+    source = _source(system)
+    real = _real(system, source, samples, data)
+    judge = JUDGES.get(source, by_example)(system, real.floor, samples, settings.get("seed", 0))
     made: list[Picture] = []
     for event in run(system, settle(system, list(judge.prompts), settings)):
         if isinstance(event, list):
@@ -93,23 +67,21 @@ def evaluate(system: System, samples: int = 500, *, data: str = "", progress: Pr
     return _measure(system, real, judge, made, samples)
 
 
-def _real(system: System, samples: int, data: str) -> tuple[str, Real]:
-    """(kind of data, the real pictures) for this system."""
-    recipe = system.about.get("recipe", {})
-    source = recipe.get("source")
+def _source(system: System) -> str:
+    source: str | None = system.about.get("recipe", {}).get("source")
     if source is None:
-        raise UserError(
-            f"{system.name} names no pictures that it was trained on: evaluate a model of avatars, fashion-mnist or a folder"
-        )
-    size = system.defaults.size[0]
-    where = data or _whereabouts(source, recipe.get("data", ""))
+        raise UserError(f"{system.name} names no pictures that it was trained on: evaluate a model of {', '.join(KINDS)}")
+    return source
+
+
+def _real(system: System, source: str, samples: int, data: str) -> Real:
+    kind, size, own = kind_of(source), system.defaults.size[0], system.about["recipe"].get("data", "")
+    where = data or (own if not kind.packaged or os.path.exists(own) else "")  # the packaged set where that file is gone
     pictures = open_pictures(source, where, size)
-    if (found := pictures.images.shape[2]) != size:
-        raise UserError(f"{system.name} makes pictures of {size} pixels, {pictures.name} has {found}: name others with --data")
     reference, floor = _halves(pictures, samples)
-    if source == "fashion-mnist":
-        floor = _some(fashion_mnist("test", where or None).pad(size), samples)
-    return source, Real(reference, floor, _seen(system, pictures))
+    if kind.test:
+        floor = _some(kind.test(where, size), samples)
+    return Real(reference, floor, _seen(system, pictures))
 
 
 def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | None:
@@ -121,27 +93,6 @@ def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | Non
     return pictures.split(min(holdout, max(1, len(pictures) // 10)))
 
 
-def _judge(system: System, source: str, pictures: Pictures, samples: int, seed: int) -> Judge:
-    if source == "avatars":
-        both = avatar_prompts(2 * max(samples, NEW), avoid=avatars().attributes or ())
-        kinds = {"what was asked": both[: 2 * samples : 2], "combinations never trained on": both[1 : 2 * NEW : 2]}
-        asked = {kind: Asked([p.text for p in some], [p.attributes for p in some]) for kind, some in kinds.items()}
-        prompts = [text for some in asked.values() for text in some.prompts]
-        return Judge(features=imagenet(), space="EfficientNet-Lite0", prompts=prompts, asked=asked, reader=open_reader("avatars"))
-    if source == "fashion-mnist":
-        reader, labels = open_reader("fashion"), [i % len(pictures.classes) for i in range(samples)]
-        asked = {"what was asked": Asked(labels, [{"class": pictures.classes[k]} for k in labels])}
-        return Judge(features=reader.features, space="the Fashion-MNIST reader", prompts=labels, asked=asked, reader=reader)
-    rng = np.random.default_rng(seed)
-    prompts = [_said(system, pictures, i % len(pictures), rng) for i in range(samples)]
-    return Judge(features=imagenet(), space="EfficientNet-Lite0", prompts=prompts)
-
-
-def _whereabouts(source: str, data: str) -> str:
-    """Where the model's own pictures are; the packaged or installed set where that file is gone."""
-    return data if source == "folder" or os.path.exists(data) else ""
-
-
 def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures]:
     """(reference, floor): `samples` pictures each, or half of what there is; the floor is of those no reader was trained on."""
     n = min(samples, len(pictures) // 2)
@@ -151,14 +102,6 @@ def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures]:
 
 def _some(pictures: Pictures, count: int) -> Pictures:
     return pictures.take(np.random.default_rng(1).permutation(len(pictures))[:count])
-
-
-def _said(system: System, pictures: Pictures, i: int, rng: np.random.Generator) -> Any:
-    if system.encoder is None:
-        return ""
-    if pictures.caption is not None:
-        return pictures.caption(i, rng)
-    return int(pictures.labels[i]) if pictures.labels is not None else ""
 
 
 def array(pictures: Sequence[Picture]) -> np.ndarray:

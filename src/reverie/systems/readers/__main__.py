@@ -12,9 +12,9 @@ import torch
 
 from reverie.data.fashion import fashion_mnist
 from reverie.data.pictures import Pictures
+from reverie.data.sets import open_pictures
 from reverie.errors import UserError
 from reverie.measure.agreement import shown
-from reverie.systems.recipe import open_pictures
 from reverie.systems.shipped import READERS
 from reverie.systems.system import Part
 from reverie.systems.weights import load_any, save
