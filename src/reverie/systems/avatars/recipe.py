@@ -24,8 +24,8 @@ ENLARGER = EnlargerRecipe(
     name="avatars-enlarger",
     about="the last stage of avatars: 32 px into 64 px",
     source="avatars",
-    net=UpsamplerConfig(channels=32, blocks=4, factor=2),
-    training=Training(steps=800, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
+    net=UpsamplerConfig(channels=48, blocks=5, factor=2),
+    training=Training(steps=3000, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
 )
 
 AVATARS = Recipe(
