@@ -1,6 +1,7 @@
 """Solvers: pure steps from t to s < t, and `trace`, the one sampling loop."""
 
 from reverie.solve.ancestral import Ancestral as Ancestral
+from reverie.solve.churn import Churn as Churn
 from reverie.solve.exponential import Exponential as Exponential
 from reverie.solve.loop import Solver as Solver
 from reverie.solve.loop import Step as Step
@@ -8,7 +9,6 @@ from reverie.solve.loop import sample as sample
 from reverie.solve.loop import trace as trace
 from reverie.solve.names import SOLVERS as SOLVERS
 from reverie.solve.names import named as named
-from reverie.solve.runge_kutta import Churn as Churn
 from reverie.solve.runge_kutta import RungeKutta as RungeKutta
 from reverie.solve.runge_kutta import euler as euler
 from reverie.solve.runge_kutta import heun as heun

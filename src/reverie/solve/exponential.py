@@ -1,116 +1,133 @@
-"""Exponential multistep solvers in lam = log(alpha / sigma): DDIM, DDPM, DPM-Solver++ 1-3M and their SDE forms are one step.
+"""Exponential solvers in lam = log(alpha / sigma): the linear part of the reverse process exactly, the rest by a polynomial.
 
-With c = 1 + eta and h = lam_s - lam_t, the reverse process with frozen coefficients has the exact solution
+With c = 1 + eta and h = lam_s - lam_t the reverse process with frozen coefficients has the exact solution, in data or in noise,
 
-    x_s = sigma_s/sigma_t e^(-eta h) x_t + alpha_s int_0^h c e^(-c (h - r)) x_0(lam_t + r) dr
+    x_s = sigma_s/sigma_t e^(-eta h) x_t + alpha_s int_0^1 c h e^(-c h (1 - u)) x_0(u) du
           + sigma_s sqrt(1 - e^(-2 eta h)) z                                                                        (1)
+    x_s = alpha_s/alpha_t x_t - c sigma_s int_0^1 h e^(h (1 - u)) n(u) du + sigma_s sqrt(eta) sqrt(e^(2 h) - 1) z   (2)
 
-(arXiv 2211.01095, eq. 8; with eta, 2305.14267). x_0(lam) is replaced by the polynomial through the last estimates; with r = h u
-and z = c h the integral of u^k is
+(arXiv 2206.00927, 2211.01095, eq. 8; eta = 1: its SDE forms; between: 2305.14267). x_0(u) or n(u) is replaced by the polynomial
+through the estimates at nodes u_j, which makes of the integral weights w_j with
 
-    M_k(z) = int_0^1 z e^(-z (1 - u)) u^k du = sum_j (-1)^j z^(j+1) k! / (j + k + 1)!,    M_k = 1 - k/z M_(k-1)    (2)
+    sum_j w_j u_j^k = M_k(z) = int_0^1 z e^(-z (1 - u)) u^k du,     M_k = 1 - k/z M_(k-1),     z = c h or -h        (3)
 
-Everything has a limit: at s = 0 (h = inf) x_s = alpha_s x_0, and where alpha_t = 0 the history has no weight.
+At s = 0, and where nothing is left of the data at t, x_s = alpha_s x_0 + sigma_s n of the one estimate there is.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
-from reverie.process.path import like
-from reverie.rng import Rng
-
-History = tuple[tuple[Tensor, Tensor], ...]  # (lam, x0) of the steps taken, newest first
+from reverie.process.path import Path
+from reverie.solve.linear import Knot, Linear, Plan, Row, add, knot, unit
 
 
-def moment(k: int, z: Tensor) -> Tensor:
-    """M_k(z) of eq. (2), for z in [0, inf]; by its series where the recursion would cancel."""
-    series = sum(((-1) ** j * math.factorial(k) / math.factorial(j + k + 1) * z.clamp(max=1) ** (j + 1) for j in range(18)), 0 * z)
-    closed = -torch.expm1(-z)
-    for i in range(1, k + 1):
-        closed = 1 - i / z * closed
-    return torch.where(z < 1, series, closed)
+@lru_cache(maxsize=8192)
+def moments(z: float, count: int) -> tuple[float, ...]:
+    """M_0 .. M_(count-1) of eq. (3); by their series where the recursion would cancel."""
+    if abs(z) < 1:
+        return tuple(
+            sum((-1) ** j * math.factorial(k) / math.factorial(j + k + 1) * z ** (j + 1) for j in range(20)) for k in range(count)
+        )
+    out = [-math.expm1(-z)]
+    for k in range(1, count):
+        out.append(1 - k / z * out[-1])
+    return tuple(out)
 
 
-def _over(value: Tensor, finite: Tensor) -> Tensor:
-    """1 / value, or 0 where the history has no weight."""
-    return torch.where(finite & value.isfinite() & (value != 0), 1 / torch.where(value == 0, 1.0, value), 0.0)
+def weights(nodes: Sequence[float], z: float) -> tuple[float, ...]:
+    """w_j of eq. (3)."""
+    powers = np.vander(np.array(nodes), len(nodes), increasing=True).T
+    return tuple(np.linalg.solve(powers, np.array(moments(z, len(nodes)))).tolist())
 
 
 @dataclass(frozen=True)
-class Exponential:
-    """Order 1-3, eta >= 0. start: 'heun' takes the first order - 1 steps with two evaluations (eta = 0 only), because an order-1
-    start caps order 3 at 2. midpoint: DPM-Solver++(2M)'s own order-2 weight M_0 / 2 in place of M_1.
+class Exponential(Linear):
+    """Multistep, order 1-4. eta: 0 an ODE solver, 1 the SDE's. of: 'data', eq. (1), or 'noise', eq. (2).
 
-    eta here is DPM-Solver++ SDE's: it equals DDIM's eta at 0 and at 1 only.
+    start: 'heun' takes the first order - 1 steps with two evaluations (eta = 0 only), because an order-1 start caps order 3 at 2.
+    midpoint: DPM-Solver++(2M)'s own order-2 weight M_0 / 2 in place of M_1.
+    eta here is DPM-Solver++ SDE's: it equals DDIM's at 0 and at 1 only.
     """
 
     order: int = 2
     eta: float = 0.0
     start: str = ""
     midpoint: bool = False
+    of: str = "data"
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise UserError(f"Exponential: order is {self.order}; orders 1, 2 and 3 exist")
-        if self.start not in ("", "heun") or (self.start and self.eta):
-            raise UserError("Exponential: start is '' or 'heun', and 'heun' goes with eta = 0")
+        if self.order not in (1, 2, 3, 4):
+            raise UserError(f"Exponential: order is {self.order}; orders 1 to 4 exist")
+        if self.start not in ("", "heun") or (self.start and (self.eta or self.of == "noise")):
+            raise UserError("Exponential: start is '' or 'heun', and 'heun' goes with eta = 0 and estimates of data")
+        if self.of not in ("data", "noise"):
+            raise UserError(f"Exponential: of is '{self.of}'; estimates are of 'data' or of 'noise'")
 
-    def init(self) -> History:
-        return ()
+    @property
+    def memory(self) -> int:
+        return self.order - 1
 
-    def step(
-        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: History, *, cond: Cond | None, rng: Rng | None
-    ) -> tuple[Tensor, History]:
-        history = ((model.path.lam(t), model(x, t, cond)), *state)[: self.order]
-        x_s = self.advance(model, x, t, s, history)
-        if self.start == "heun" and len(history) < self.order and bool((s > 0).all()):
-            x_s = self.correct(model, x, t, s, history[0], model(x_s, s, cond))
-        if self.eta:
-            x_s = x_s + self.noise(model, x, t, s, rng)
-        return x_s, history
+    def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
+        a, b, before = knot(path, t), knot(path, s), [knot(path, p) for p in past]
+        noisy = self.eta > 0 and b.sigma > 0
+        now = 1 + len(before) + noisy  # the basis vector m_0
+        kept = [unit(1 + k) for k in range(len(before))]
+        estimate = unit(now) if self.of == "data" else noise_of(a, now)
+        plan = Plan(self._row(a, b, before, estimate, now), keep=(estimate, *kept)[: self.order - 1], noises=int(noisy))
+        if noisy:
+            size = spread(a, b, self.eta, self.of if finite(a, b) else "data")
+            return replace(plan, out=add((1, plan.out), (size, unit(1 + len(before)))))
+        if self.start and len(before) < self.order - 1 and b.sigma > 0:
+            pair = [unit(now), unit(now + 1)]
+            final = transfer(a, b, [0.0, 1.0], pair) if finite(a, b) else transfer(a, b, [0.0], [add((0.5, pair[0]), (0.5, pair[1]))])
+            return replace(plan, out=final, stages=((s, plan.out),))
+        return plan
 
-    def _frame(self, model: Model, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h, and the factors of x_t and of the integral in eq. (1)."""
-        (_, sigma_t), (alpha_s, sigma_s) = model.path(t), model.path(s)
-        h = model.path.lam(s) - model.path.lam(t)
-        decay = (-self.eta * h).exp() if self.eta else torch.ones_like(h)
-        return h, sigma_s / sigma_t * decay, alpha_s
+    def _row(self, a: Knot, b: Knot, before: Sequence[Knot], estimate: Row, now: int) -> Row:
+        if not finite(a, b):
+            return transfer(a, b, [0.0], [unit(now)], self.eta)
+        nodes = [(k.lam - a.lam) / (b.lam - a.lam) for k in before if math.isfinite(k.lam)]
+        rows = [estimate, *(unit(1 + k) for k in range(len(nodes)))]
+        if not self.midpoint or len(nodes) != 1:
+            return transfer(a, b, [0.0, *nodes], rows, self.eta, self.of)
+        tilt = factor(a, b, self.eta, self.of) * moments(_z(a, b, self.eta, self.of), 1)[0] / 2 / nodes[0]
+        return add((1, transfer(a, b, [0.0], rows[:1], self.eta, self.of)), (-tilt, rows[0]), (tilt, rows[1]))
 
-    def advance(self, model: Model, x: Tensor, t: Tensor, s: Tensor, history: History) -> Tensor:
-        """Eq. (1) without its noise, through up to three estimates (divided differences)."""
-        h, keep, alpha_s = self._frame(model, t, s)
-        z = (1 + self.eta) * h
-        lam, x0 = zip(*history, strict=True)
-        out = like(moment(0, z), x) * x0[0]
-        if len(history) > 1:
-            m1 = moment(1, z) if not self.midpoint else moment(0, z) / 2
-            u1 = (lam[1] - lam[0]) / h
-            slope = like(_over(-u1, h.isfinite()), x) * (x0[0] - x0[1])
-            out = out + like(m1, x) * slope
-        if len(history) > 2:
-            u2 = (lam[2] - lam[0]) / h
-            before = like(_over(u1 - u2, h.isfinite()), x) * (x0[1] - x0[2])
-            bend = torch.where(u1.isfinite(), moment(2, z) - u1 * moment(1, z), 0.0) * _over(-u2, h.isfinite())
-            out = out + like(bend, x) * (slope - before)
-        return like(keep, x) * x + like(alpha_s, x) * out
 
-    def correct(self, model: Model, x: Tensor, t: Tensor, s: Tensor, now: tuple[Tensor, Tensor], later: Tensor) -> Tensor:
-        """Eq. (1) through the estimates at t and at the predicted x_s; where h is infinite, their mean."""
-        h, keep, alpha_s = self._frame(model, t, s)
-        m1 = torch.where(h.isfinite(), moment(1, h), 0.5)
-        out = like(moment(0, h) - m1, x) * now[1] + like(m1, x) * later
-        return like(keep, x) * x + like(alpha_s, x) * out
+def transfer(a: Knot, b: Knot, nodes: Sequence[float], rows: Sequence[Row], eta: float = 0.0, of: str = "data") -> Row:
+    """Eq. (1) or (2) without its noise, through the estimates `rows` at `nodes`. Where h is infinite: one estimate, of data."""
+    if not finite(a, b):
+        return add((0.0 if eta else b.sigma / a.sigma, unit(0)), (b.alpha, rows[0]))
+    stay = b.sigma / a.sigma * math.exp(-eta * (b.lam - a.lam)) if of == "data" else b.alpha / a.alpha
+    f = factor(a, b, eta, of)
+    return add((stay, unit(0)), *((f * c, row) for c, row in zip(weights(nodes, _z(a, b, eta, of)), rows, strict=True)))
 
-    def noise(self, model: Model, x: Tensor, t: Tensor, s: Tensor, rng: Rng | None) -> Tensor:
-        if rng is None:
-            raise ValueError("eta > 0 draws noise: give rng")
-        if not model.path.noise.gaussian:
-            raise UserError("this path's noise is not Gaussian: use eta = 0")
-        h = self._frame(model, t, s)[0]
-        size = model.path(s)[1] * (-torch.expm1(-2 * self.eta * h)).sqrt()
-        return like(size, x) * model.path.noise(x.shape, rng.fold("bridge")).to(x)
+
+def factor(a: Knot, b: Knot, eta: float, of: str) -> float:
+    """What stands before the integral."""
+    return b.alpha if of == "data" else (1 + eta) * b.sigma
+
+
+def _z(a: Knot, b: Knot, eta: float, of: str) -> float:
+    return (1 + eta) * (b.lam - a.lam) if of == "data" else a.lam - b.lam
+
+
+def spread(a: Knot, b: Knot, eta: float, of: str = "data") -> float:
+    """What stands before z."""
+    h = b.lam - a.lam
+    return b.sigma * math.sqrt(-math.expm1(-2 * eta * h) if of == "data" else eta * math.expm1(2 * h))
+
+
+def noise_of(a: Knot, now: int) -> Row:
+    """The noise estimate (x_t - alpha_t m_0) / sigma_t, with m_0 at basis vector `now`."""
+    return add((1 / a.sigma, unit(0)), (-a.alpha / a.sigma, unit(now)))
+
+
+def finite(a: Knot, b: Knot) -> bool:
+    """Whether the step has a length in lam."""
+    return math.isfinite(a.lam) and math.isfinite(b.lam)

@@ -10,66 +10,52 @@ flow, finite also where alpha = 0. The step to s = 0 is Euler's: x_s = alpha_s x
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from reverie.denoiser import Cond, Model
-from reverie.process.path import Path, like
-from reverie.rng import Rng
+from reverie.process.path import Path
+from reverie.solve.linear import Knot, Linear, Plan, Row, add, at_lam, knot, unit
 
 
 @dataclass(frozen=True)
-class RungeKutta:
+class RungeKutta(Linear):
     """A Butcher tableau: rows of stages, their nodes, and the weights."""
 
     order: int
-    stages: tuple[tuple[float, ...], ...]
+    table: tuple[tuple[float, ...], ...]
     nodes: tuple[float, ...]
     weights: tuple[float, ...]
 
-    def init(self) -> None:
-        return None
-
-    def step(
-        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: None, *, cond: Cond | None, rng: Rng | None
-    ) -> tuple[Tensor, None]:
-        path = model.path
-        kappa = 0.0 if float(path(1.0)[0]) > 1e-6 else 1.0
-        if bool((s == 0).all()):
-            return like(path(s)[0], x) * model(x, t, cond), None
-        w_t, w_s = _position(path, t, kappa), _position(path, s, kappa)
-        y = x / like(_size(path, t, kappa), x)
-        slopes: list[Tensor] = []
-        for row, node in zip(self.stages, self.nodes, strict=True):
-            at = t if node == 0 else s if node == 1 else _time(path, w_t + node * (w_s - w_t), kappa)
-            y_i = y + like(w_s - w_t, x) * _weighted(row, slopes) if slopes else y
-            slopes.append(_slope(model, y_i * like(_size(path, at, kappa), x), at, cond, kappa))
-        return like(_size(path, s, kappa), x) * (y + like(w_s - w_t, x) * _weighted(self.weights, slopes)), None
+    def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
+        a, b = knot(path, t), knot(path, s)
+        if s == 0:
+            return Plan(unit(1, b.alpha))
+        kappa = 0.0 if knot(path, 1.0).alpha > 1e-6 else 1.0
+        first, width = _place(a, kappa), _place(b, kappa) - _place(a, kappa)
+        y, slopes, stages = unit(0, 1 / _size(a, kappa)), [_slope(a, unit(0), 1, kappa)], []
+        for k, (row, node) in enumerate(zip(self.table[1:], self.nodes[1:], strict=True)):
+            at = a if node == 0 else b if node == 1 else _at(path, first + node * width, kappa)
+            x = add((_size(at, kappa), y), *((_size(at, kappa) * width * c, m) for c, m in zip(row, slopes, strict=True)))
+            stages.append((at.t, x))
+            slopes.append(_slope(at, x, 2 + k, kappa))
+        end = _size(b, kappa)
+        out = add((end, y), *((end * width * c, m) for c, m in zip(self.weights, slopes, strict=True)))
+        return Plan(out, stages=tuple(stages))
 
 
-def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    return sum((w * k for w, k in zip(weights, slopes, strict=True) if w), torch.zeros_like(slopes[0]))
+def _size(k: Knot, kappa: float) -> float:
+    return k.alpha + kappa * k.sigma
 
 
-def _size(path: Path, t: Tensor, kappa: float) -> Tensor:
-    alpha, sigma = path(t)
-    return alpha + kappa * sigma
+def _place(k: Knot, kappa: float) -> float:
+    return k.sigma / _size(k, kappa)
 
 
-def _position(path: Path, t: Tensor, kappa: float) -> Tensor:
-    return path(t)[1] / _size(path, t, kappa)
+def _at(path: Path, w: float, kappa: float) -> Knot:
+    return at_lam(path, -math.log(w / (1 - kappa * w)))
 
 
-def _time(path: Path, w: Tensor, kappa: float) -> Tensor:
-    return path.t_of_lam(-(w / (1 - kappa * w)).log())
-
-
-def _slope(model: Model, x: Tensor, t: Tensor, cond: Cond | None, kappa: float) -> Tensor:
-    alpha, sigma = model.path(t)
-    x0 = model(x, t, cond)
-    return (x - like(alpha, x) * x0) / like(sigma, x) - kappa * x0
+def _slope(k: Knot, x: Row, m: int, kappa: float) -> Row:
+    """dy/dw at the point x (a row) whose estimate is basis vector m."""
+    return add((1 / k.sigma, x), (-k.alpha / k.sigma - kappa, unit(m)))
 
 
 def euler() -> RungeKutta:
@@ -88,42 +74,3 @@ def midpoint() -> RungeKutta:
 
 def rk4() -> RungeKutta:
     return RungeKutta(4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-
-
-@dataclass(frozen=True)
-class Churn:
-    """EDM's stochastic churn around any solver (arXiv 2206.00364, algorithm 2): each step first raises the noise level.
-
-    amount / steps is the relative raise, at most sqrt(2) - 1, where `low` <= sigma/alpha <= `high`; `swell` scales the new noise.
-    """
-
-    solver: Any
-    amount: float
-    steps: int
-    low: float = 0.0
-    high: float = math.inf
-    swell: float = 1.0
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
-
-    def init(self) -> Any:
-        return self.solver.init()
-
-    def step(
-        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: Any, *, cond: Cond | None, rng: Rng | None
-    ) -> tuple[Tensor, Any]:
-        if rng is None:
-            raise ValueError("churn draws noise: give rng")
-        path = model.path
-        u, top = (-path.lam(t)).exp(), (-path.lam(1.0)).exp()
-        gamma = min(self.amount / self.steps, math.sqrt(2) - 1)
-        raised = u * (1 + gamma)
-        inside = (u >= self.low) & (u <= self.high) & (raised <= top) & u.isfinite()
-        higher = torch.where(inside, path.t_of_lam(-raised.log()), t)
-        alpha = path(higher)[0]
-        grow = torch.where(inside, alpha / path(t)[0], 1.0)
-        fresh = torch.where(inside, alpha * self.swell * u * math.sqrt((1 + gamma) ** 2 - 1), 0.0)
-        x = like(grow, x) * x + like(fresh, x) * path.noise(x.shape, rng.fold("churn")).to(x)
-        return self.solver.step(model, x, higher, s, state, cond=cond, rng=rng)
