@@ -1,5 +1,9 @@
 """Solvers: pure steps from t to s < t, and `trace`, the one sampling loop."""
 
+from reverie.solve.adams import Adams as Adams
+from reverie.solve.adams import gradient_estimation as gradient_estimation
+from reverie.solve.adams import ipndm as ipndm
+from reverie.solve.adams import lms as lms
 from reverie.solve.ancestral import Ancestral as Ancestral
 from reverie.solve.churn import Churn as Churn
 from reverie.solve.exponential import Exponential as Exponential
@@ -14,3 +18,4 @@ from reverie.solve.runge_kutta import euler as euler
 from reverie.solve.runge_kutta import heun as heun
 from reverie.solve.runge_kutta import midpoint as midpoint
 from reverie.solve.runge_kutta import rk4 as rk4
+from reverie.solve.unipc import UniPC as UniPC
