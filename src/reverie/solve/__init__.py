@@ -18,4 +18,5 @@ from reverie.solve.runge_kutta import euler as euler
 from reverie.solve.runge_kutta import heun as heun
 from reverie.solve.runge_kutta import midpoint as midpoint
 from reverie.solve.runge_kutta import rk4 as rk4
+from reverie.solve.single import Single as Single
 from reverie.solve.unipc import UniPC as UniPC
