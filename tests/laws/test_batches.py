@@ -10,7 +10,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.rng import Rng
-from reverie.solve import Ancestral, Churn, Exponential, heun, midpoint, sample, trace
+from reverie.solve import Ancestral, Churn, Exponential, Single, UniPC, heun, lms, midpoint, sample, trace
 
 SOLVERS = {
     "ddpm": Ancestral(1.0),
@@ -18,6 +18,9 @@ SOLVERS = {
     "sde-2": Exponential(2, eta=1.0),
     "heun": heun(),
     "midpoint": midpoint(),
+    "lms": lms(4),
+    "unipc": UniPC(2),
+    "seeds-3": Single(3, eta=1.0),
     "churn": Churn(heun(), amount=8, steps=8),
 }
 

@@ -24,24 +24,33 @@ EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24
 
 @dataclass(frozen=True)
 class Adams(Linear):
-    """Order 1-4. table: the weights of 1, 2, ... estimates; without one, those of the polynomial through the real nodes (LMS)."""
+    """Through the last `depth` estimates, 1-4. table: the weights of 1, 2, ... of them; without one, those of the polynomial (LMS).
 
-    order: int = 4
+    The order of convergence is `depth`; with a table it is that where the steps of u are even, and at most 2 elsewhere.
+    """
+
+    depth: int = 4
     table: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4) or (self.table and len(self.table) < self.order):
-            raise UserError(f"Adams: order is {self.order}; orders 1 to 4 exist, and a table needs a row for each")
+        if self.depth not in (1, 2, 3, 4) or (self.table and len(self.table) < self.depth):
+            raise UserError(f"Adams: depth is {self.depth}; 1 to 4 exist, and a table needs a row for each")
+
+    @property
+    def order(self) -> int:
+        if not self.table:
+            return self.depth
+        return 2 if self.depth > 1 and self.table[1] == EVEN[1] else 1
 
     @property
     def memory(self) -> int:
-        return self.order - 1
+        return self.depth - 1
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         a, b, before = knot(path, t), knot(path, s), [knot(path, p) for p in past]
         now = 1 + len(before)
         estimates = [noise_of(a, now), *(unit(1 + k) for k in range(len(before)))]
-        keep = tuple(estimates[: self.order - 1])
+        keep = tuple(estimates[: self.depth - 1])
         if not math.isfinite(a.u):
             return Plan(transfer(a, b, [0.0], [unit(now)]), keep=keep)
         nodes = [(k.u - a.u) / (b.u - a.u) for k in before if math.isfinite(k.u)]
@@ -57,18 +66,16 @@ def _through(nodes: list[float]) -> tuple[float, ...]:
     return tuple(np.linalg.solve(powers, 1 / np.arange(1.0, len(nodes) + 1)).tolist())
 
 
-def lms(order: int = 4) -> Adams:
+def lms(depth: int = 4) -> Adams:
     """k-diffusion's linear multistep."""
-    return Adams(order)
+    return Adams(depth)
 
 
-def ipndm(order: int = 4) -> Adams:
+def ipndm(depth: int = 4) -> Adams:
     """Improved PNDM: lower orders first (arXiv 2204.13902, appendix)."""
-    return Adams(order, EVEN[:order])
+    return Adams(depth, EVEN[:depth])
 
 
 def gradient_estimation(gamma: float = 2.0) -> Adams:
     """The last noise, leant away from the one before (arXiv 2306.04848)."""
     return Adams(2, ((1.0,), (gamma, 1 - gamma)))
-
-

@@ -84,7 +84,9 @@ class Exponential(Linear):
             return replace(plan, out=add((1, plan.out), (size, unit(1 + len(before)))))
         if self.start and len(before) < self.order - 1 and b.sigma > 0:
             pair = [unit(now), unit(now + 1)]
-            final = transfer(a, b, [0.0, 1.0], pair) if finite(a, b) else transfer(a, b, [0.0], [add((0.5, pair[0]), (0.5, pair[1]))])
+            final = (
+                transfer(a, b, [0.0, 1.0], pair) if finite(a, b) else transfer(a, b, [0.0], [add((0.5, pair[0]), (0.5, pair[1]))])
+            )
             return replace(plan, out=final, stages=((s, plan.out),))
         return plan
 

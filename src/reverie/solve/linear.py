@@ -161,7 +161,9 @@ def _remembered(solver: Linear, path: Path, t: float, s: float, past: tuple[floa
 def _stacked(plans: Sequence[Plan], t: Sequence[float]) -> Any:
     """Samples with fewer stages than others evaluate x_t again, and give it no weight."""
     depth, kept = max(len(p.stages) for p in plans), max(len(p.keep) for p in plans)
-    stages = [[p.stages[k] if k < len(p.stages) else (at or 1e-3, unit(0)) for p, at in zip(plans, t, strict=True)] for k in range(depth)]
+    stages = [
+        [p.stages[k] if k < len(p.stages) else (at or 1e-3, unit(0)) for p, at in zip(plans, t, strict=True)] for k in range(depth)
+    ]
     return Plan(
         out=_columns([p.out for p in plans]),
         stages=tuple((torch.tensor([at for at, _ in stage]), _columns([row for _, row in stage])) for stage in stages),  # type: ignore[misc]

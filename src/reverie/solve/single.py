@@ -76,5 +76,3 @@ class Single(Linear):
             (spread(p, q, self.eta) * last.sigma / q.sigma * math.exp(-self.eta * (last.lam - q.lam)), unit(1 + k))
             for k, (p, q) in enumerate(zip(starts, ends, strict=True))
         ]
-
-

@@ -23,19 +23,23 @@ from reverie.solve.linear import Knot, Linear, Plan, Row, add, knot, unit
 
 @dataclass(frozen=True)
 class UniPC(Linear):
-    """order 1-3 of the predictor; with the corrector the order of convergence is one more than the predictor's. b: bh1 or bh2."""
+    """UniPC-p, p 1-3: the predictor's order; the corrector adds one to it. b: bh1 or bh2."""
 
-    order: int = 2
+    p: int = 2
     b: str = "bh2"
     corrector: bool = True
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3) or self.b not in ("bh1", "bh2"):
-            raise UserError(f"UniPC: order is {self.order} and b '{self.b}'; orders 1 to 3 exist, with 'bh1' or 'bh2'")
+        if self.p not in (1, 2, 3) or self.b not in ("bh1", "bh2"):
+            raise UserError(f"UniPC: p is {self.p} and b '{self.b}'; 1 to 3 exist, with 'bh1' or 'bh2'")
+
+    @property
+    def order(self) -> int:
+        return self.p + self.corrector
 
     @property
     def memory(self) -> int:
-        return self.order
+        return self.p
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         """Kept: the corrected point of the step before, then the estimates before, newest first."""
@@ -46,9 +50,9 @@ class UniPC(Linear):
         if self.corrector and before and finite(before[0], a):
             old = [(k, row) for k, row in zip(before[1:], rows[1:], strict=True) if math.isfinite(k.lam)]
             x = self._step(before[0], a, unit(1), rows[0], [*old, (a, m)])
-        usable = [(k, row) for k, row in zip(before, rows, strict=True) if math.isfinite(k.lam)][: self.order - 1]
+        usable = [(k, row) for k, row in zip(before, rows, strict=True) if math.isfinite(k.lam)][: self.p - 1]
         out = self._step(a, b, x, m, usable) if finite(a, b) else _onto(x, transfer(a, b, [0.0], [m]))
-        return Plan(out, keep=(x, m, *rows)[: 1 + self.order])
+        return Plan(out, keep=(x, m, *rows)[: 1 + self.p])
 
     def _step(self, a: Knot, b: Knot, x: Row, m: Row, others: Sequence[tuple[Knot, Row]]) -> Row:
         """Eq. (1) from the point x through the estimate m at a and others elsewhere."""
