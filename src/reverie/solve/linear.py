@@ -166,7 +166,7 @@ def _stacked(plans: Sequence[Plan], t: Sequence[float]) -> Any:
     ]
     return Plan(
         out=_columns([p.out for p in plans]),
-        stages=tuple((torch.tensor([at for at, _ in stage]), _columns([row for _, row in stage])) for stage in stages),  # type: ignore[misc]
+        stages=tuple((torch.tensor([at for at, _ in stage], dtype=torch.float64), _columns([row for _, row in stage])) for stage in stages),  # type: ignore[misc]
         keep=tuple(_columns([p.keep[k] if k < len(p.keep) else () for p in plans]) for k in range(kept)),
         noises=max(p.noises for p in plans),
     )
