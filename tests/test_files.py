@@ -15,6 +15,7 @@ from reverie import files
 from reverie.cli import main
 from reverie.data.folder import folder
 from reverie.data.packed import Packed, write
+from reverie.data.sets import AVATARS
 from reverie.errors import UserError
 from reverie.systems.shipped import place
 from reverie.systems.toy.recipe import TOY
@@ -67,7 +68,7 @@ def test_nothing_in_an_unsearchable_folder_is_a_traceback(locked):
     for task in tasks:
         with pytest.raises(UserError, match="locked/in"):
             task(locked)
-    assert _whereabouts("avatars", str(locked)) == ""
+    assert _whereabouts(AVATARS, str(locked)) == ""
     with pytest.raises(UserError, match=r"recipe\.json"):
         Session.open(replace(TOY, count=50), locked, resume=False)
 

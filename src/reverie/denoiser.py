@@ -152,6 +152,16 @@ class Denoiser(nn.Module):
         keep, take = self.solution(t)  # before the net is paid for
         return like(keep, x) * x + like(take, x) * self.halves(x, t, cond)[0]
 
+    def with_variance(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t], and where each entry's log variance lies between the ends of `Path.posterior`, as a share."""
+        if not self.learned_variance:
+            raise UserError("this model learnt no variance: use the solver ddpm or ddpm-large")
+        t = time(t)
+        keep, take = self.solution(t)
+        output, channels = self.halves(x, t, cond)
+        assert channels is not None
+        return like(keep, x) * x + like(take, x) * output, (channels + 1) / 2
+
     def solution(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """x_0 = keep x + take output; UserError where the output says (almost) nothing about x_0."""
         (alpha, sigma), (a, b) = self.path(t), self.rule(self.path, t)

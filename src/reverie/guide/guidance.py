@@ -7,6 +7,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ class Guided:
         for change in self.finish:
             out = change(out, c)
         return out
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        """The guided mean, and the variance that the model learnt under the condition itself."""
+        own: Any = self.model
+        return self(x, t, cond), own.with_variance(x, t, cond)[1]
 
     def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
         """c and u: in one batch where they are the same model."""

@@ -35,7 +35,7 @@ def like(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x.dtype).to(x.device).reshape(c.shape + (1,) * (x.ndim - 1 if c.ndim else 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two paths with equal curves cannot be told to be: each is itself, and quick to look up
 class Path:
     """x_t = alpha(t) x_0 + sigma(t) n. alpha and sigma map float64 tensors elementwise; sigma(0) = 0."""
 
@@ -62,6 +62,13 @@ class Path:
             knots = low[..., None] + cuts * 64.0**-depth
             low = low + (self.lam(knots) > lam[..., None]).sum(-1) * 64.0**-depth
         return torch.where(self.lam(1.0) >= lam, 1.0, torch.where(lam == torch.inf, 0.0, low))
+
+    def posterior(self, t: Tensor | float, s: Tensor | float, spread: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Variances of x_s given x_t: if x_0 is known, and if the data is N(., spread^2); beta~ and beta on VP paths."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self(t), self(s)
+        added = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
+        most = added * (alpha_s**2 * spread**2 + sigma_s**2) / (alpha_t**2 * spread**2 + sigma_t**2)
+        return sigma_s**2 * added / sigma_t**2, most
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(alpha'(t), sigma'(t)) by automatic differentiation."""

@@ -4,7 +4,10 @@ from reverie.solve.adams import Adams as Adams
 from reverie.solve.adams import gradient_estimation as gradient_estimation
 from reverie.solve.adams import ipndm as ipndm
 from reverie.solve.adams import lms as lms
+from reverie.solve.ancestral import DDIM as DDIM
 from reverie.solve.ancestral import Ancestral as Ancestral
+from reverie.solve.ancestral import Learned as Learned
+from reverie.solve.ancestral import Renoise as Renoise
 from reverie.solve.churn import Churn as Churn
 from reverie.solve.exponential import Exponential as Exponential
 from reverie.solve.loop import Solver as Solver

@@ -50,14 +50,15 @@ class Exponential(Linear):
     """Multistep, order 1-4. eta: 0 an ODE solver, 1 the SDE's. of: 'data', eq. (1), or 'noise', eq. (2).
 
     start: 'heun' takes the first order - 1 steps with two evaluations (eta = 0 only), because an order-1 start caps order 3 at 2.
-    midpoint: DPM-Solver++(2M)'s own order-2 weight M_0 / 2 in place of M_1.
+    published: DPM-Solver++(2M)'s own second weight M_0 / 2 in place of M_1, and 3M's third M_2 / 2 in place of M_2 (which makes it
+    of order 2), as the picture tools have them.
     eta here is DPM-Solver++ SDE's: it equals DDIM's at 0 and at 1 only.
     """
 
     order: int = 2
     eta: float = 0.0
     start: str = ""
-    midpoint: bool = False
+    published: bool = False
     of: str = "data"
 
     def __post_init__(self) -> None:
@@ -95,10 +96,18 @@ class Exponential(Linear):
             return transfer(a, b, [0.0], [unit(now)], self.eta)
         nodes = [(k.lam - a.lam) / (b.lam - a.lam) for k in before if math.isfinite(k.lam)]
         rows = [estimate, *(unit(1 + k) for k in range(len(nodes)))]
-        if not self.midpoint or len(nodes) != 1:
-            return transfer(a, b, [0.0, *nodes], rows, self.eta, self.of)
-        tilt = factor(a, b, self.eta, self.of) * moments(_z(a, b, self.eta, self.of), 1)[0] / 2 / nodes[0]
-        return add((1, transfer(a, b, [0.0], rows[:1], self.eta, self.of)), (-tilt, rows[0]), (tilt, rows[1]))
+        row = transfer(a, b, [0.0, *nodes], rows, self.eta, self.of)
+        if not self.published or not nodes or len(nodes) > 2:
+            return row
+        m0, *higher = moments(_z(a, b, self.eta, self.of), 1 + len(nodes))
+        f = factor(a, b, self.eta, self.of)
+        excess = f * (m0 / 2 - higher[0]) if len(nodes) == 1 else -f * higher[1] / 2
+        return add((1, row), *((excess * c, r) for c, r in zip(_divided([0.0, *nodes]), rows, strict=True)))
+
+
+def _divided(nodes: Sequence[float]) -> list[float]:
+    """Weights of the divided difference: the leading coefficient of the polynomial through the nodes."""
+    return [1 / math.prod(x - y for j, y in enumerate(nodes) if j != i) for i, x in enumerate(nodes)]
 
 
 def transfer(a: Knot, b: Knot, nodes: Sequence[float], rows: Sequence[Row], eta: float = 0.0, of: str = "data") -> Row:

@@ -1,8 +1,8 @@
 """The step that nearly every solver takes: a linear combination of what is known, with weights that only the times decide.
 
-With basis = (x_t, what was kept of earlier steps, fresh noises, the estimates m_0 m_1 ... of this step):
+With basis = (x_t, what was kept of earlier steps, fresh noises, the estimates m_0 m_1 ... of this step, what is kept of it):
 
-    m_0 = model(x_t, t),    m_i = model(row_i . basis, t_i),    x_s = out . basis,    kept = rows . basis             (1)
+    m_0 = model(x_t, t),    m_i = model(row_i . basis, t_i),    kept = rows . basis,    x_s = out . basis             (1)
 
 This is a general linear method (Butcher, Math. Comp. 20, 1966). DDIM, DPM-Solver, DEIS, UniPC, Runge-Kutta, Adams, SA-Solver
 and SEEDS differ in their rows only, so a solver here is a function from times to rows. Rows are Python floats, made once for
@@ -25,6 +25,7 @@ from reverie.process.path import Path
 from reverie.rng import Rng
 
 Row = tuple[float, ...]
+Terms = tuple[tuple[float | Tensor, int], ...]  # (weight, place in the basis)
 
 
 class Knot(NamedTuple):
@@ -50,9 +51,14 @@ def at_lam(path: Path, lam: float) -> Knot:
     return knot(path, float(path.t_of_lam(lam)))
 
 
+def at_u(path: Path, u: float) -> Knot:
+    """The knot where the path has this ratio sigma / alpha."""
+    return at_lam(path, -math.log(u)) if u else knot(path, 0.0)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One step as rows. out: of x_s. stages: (time, row) of each further estimate. keep: of what the next steps will need.
+    """One step as rows of eq. (1). stages: (time, row) of each further estimate. keep: of what the next steps will need.
 
     A row may be shorter than the basis: what it does not reach has no weight.
     """
@@ -61,6 +67,15 @@ class Plan:
     stages: tuple[tuple[float, Row], ...] = ()
     keep: tuple[Row, ...] = ()
     noises: int = 0
+
+
+class Ready(NamedTuple):
+    """A plan made ready: rows without their zeros, and weights and times that may have an entry per sample."""
+
+    out: Terms
+    stages: tuple[tuple[Tensor, Terms], ...]
+    keep: tuple[Terms, ...]
+    noises: int
 
 
 def unit(k: int, value: float = 1.0) -> Row:
@@ -89,7 +104,7 @@ class Linear:
         return 0
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
-        """The step from t to s < t, after steps from `past`. Basis: x_t, kept, noises, m_0 and the m of its stages."""
+        """The step from t to s < t, after steps from `past`. Basis: see eq. (1)."""
         raise NotImplementedError
 
     def init(self) -> State:
@@ -99,32 +114,33 @@ class Linear:
         self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: State, *, cond: Cond | None, rng: Rng | None
     ) -> tuple[Tensor, State]:
         now = _floats(t)
-        plan = _plan(self, model.path, now, _floats(s), state.times)
-        basis = [x, *state.kept, *_noises(model.path, x, plan.noises, rng), model(x, _awake(t), cond)]
-        for at, row in plan.stages:
-            basis.append(model(combine(row, basis), torch.as_tensor(at, dtype=torch.float64), cond))
-        kept = tuple(combine(row, basis) for row in plan.keep)
+        plan = _terms(self, model.path, now, _floats(s), state.times)
+        basis = [x, *state.kept]
+        if plan.noises:
+            basis += _noises(model.path, x, plan.noises, rng)
+        basis.append(model(x, _awake(t), cond))
+        for at, terms in plan.stages:
+            basis.append(model(combine(terms, basis), at, cond))
+        kept = tuple([combine(terms, basis) for terms in plan.keep])
+        basis += kept
         return combine(plan.out, basis), State((now, *state.times)[: self.memory], kept)
 
 
-def combine(row: Row, basis: Sequence[Tensor]) -> Tensor:
-    """row . basis. The weights are numbers, or (B,) tensors of numbers; a vector alone is given back as it is."""
-    terms = [(c, v) for c, v in zip(row, basis, strict=False) if isinstance(c, Tensor) or c]
-    if not terms:
-        return torch.zeros_like(basis[0])
-    (c, out), *rest = terms
-    if isinstance(c, Tensor) or c != 1:
-        out = out * _wide(c, out)
-    for k, (c, v) in enumerate(rest):
+def combine(terms: Terms, basis: Sequence[Tensor]) -> Tensor:
+    """The sum of weight x basis vector. A vector alone, with weight 1, is given back as it is."""
+    out, ours = basis[0], False
+    for k, (c, place) in enumerate(terms):
+        v = basis[place]
         if isinstance(c, Tensor):
-            out = torch.addcmul(out, _wide(c, v), v)
-        else:  # the first sum is a new tensor where `out` is still somebody else's
-            out = torch.add(out, v, alpha=c) if k == 0 and out is terms[0][1] else out.add_(v, alpha=c)
-    return out
-
-
-def _wide(c: Tensor | float, x: Tensor) -> Tensor | float:
-    return c.to(x).reshape(c.shape + (1,) * (x.ndim - 1)) if isinstance(c, Tensor) else c
+            c = c.to(v).reshape(c.shape + (1,) * (v.ndim - 1))
+            out, ours = (torch.addcmul(out, c, v) if k else c * v), True
+        elif k == 0:
+            out, ours = (v, False) if c == 1 else (v * c, True)
+        elif ours:
+            out.add_(v, alpha=c)
+        else:
+            out, ours = torch.add(out, v, alpha=c), True
+    return out if terms else torch.zeros_like(out)
 
 
 def _floats(t: Tensor) -> float | tuple[float, ...]:
@@ -146,34 +162,37 @@ def _noises(path: Path, x: Tensor, count: int, rng: Rng | None) -> list[Tensor]:
     return [path.noise(x.shape, rng.fold("bridge", k)).to(x) for k in range(count)]
 
 
-def _plan(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...]) -> Any:
-    """The plan of a time, or one whose every weight and time is a tensor with an entry per sample."""
+def _terms(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...]) -> Ready:
+    """The plan of a time, or one whose every weight and time has an entry per sample."""
     if isinstance(t, float):
         return _remembered(solver, path, t, s, past)
-    return _stacked([_remembered(solver, path, *at[:2], at[2:]) for at in zip(t, s, *past, strict=True)], t)
+    return _stacked([_planned(solver, path, *at[:2], at[2:]) for at in zip(t, s, *past, strict=True)], t)
 
 
 @lru_cache(maxsize=8192)
-def _remembered(solver: Linear, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
+def _planned(solver: Linear, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
     return Plan(out=unit(0)) if t == 0 else solver.plan(path, t, s, past)
 
 
-def _stacked(plans: Sequence[Plan], t: Sequence[float]) -> Any:
-    """Samples with fewer stages than others evaluate x_t again, and give it no weight."""
+@lru_cache(maxsize=8192)
+def _remembered(solver: Linear, path: Path, t: float, s: float, past: tuple[float, ...]) -> Ready:
+    return _stacked([_planned(solver, path, t, s, past)], None)
+
+
+def _stacked(plans: Sequence[Plan], t: Sequence[float] | None) -> Ready:
+    """Plans of one shape as one. Samples with fewer stages than others evaluate x_t again, and give it no weight."""
     depth, kept = max(len(p.stages) for p in plans), max(len(p.keep) for p in plans)
-    stages = [
-        [p.stages[k] if k < len(p.stages) else (at or 1e-3, unit(0)) for p, at in zip(plans, t, strict=True)] for k in range(depth)
-    ]
-    return Plan(
-        out=_columns([p.out for p in plans]),
-        stages=tuple((torch.tensor([at for at, _ in stage], dtype=torch.float64), _columns([row for _, row in stage])) for stage in stages),  # type: ignore[misc]
-        keep=tuple(_columns([p.keep[k] if k < len(p.keep) else () for p in plans]) for k in range(kept)),
-        noises=max(p.noises for p in plans),
-    )
+    stages = []
+    for k in range(depth):
+        some = [p.stages[k] if k < len(p.stages) else (at or 1e-3, unit(0)) for p, at in zip(plans, t or (1,), strict=True)]
+        times = torch.tensor([at for at, _ in some], dtype=torch.float64)
+        stages.append((times if t else times[0], _columns([row for _, row in some])))
+    keep = tuple(_columns([p.keep[k] if k < len(p.keep) else () for p in plans]) for k in range(kept))
+    return Ready(_columns([p.out for p in plans]), tuple(stages), keep, max(p.noises for p in plans))
 
 
-def _columns(rows: Sequence[Row]) -> Any:
-    """Rows of all samples as weights with an entry per sample; those that are 0 for all stay 0."""
+def _columns(rows: Sequence[Row]) -> Terms:
+    """Rows of all samples as (weight, place): numbers where there is one sample; those that are 0 for all are left out."""
     width = max(map(len, rows))
-    columns = list(zip(*(row + (0.0,) * (width - len(row)) for row in rows), strict=True))
-    return tuple(torch.tensor(c, dtype=torch.float64) if any(c) else 0.0 for c in columns)
+    columns = zip(*(row + (0.0,) * (width - len(row)) for row in rows), strict=True)
+    return tuple((torch.tensor(c, dtype=torch.float64) if len(c) > 1 else c[0], k) for k, c in enumerate(columns) if any(c))

@@ -45,19 +45,26 @@ class Step:
 class _Watched:
     """A model that counts its evaluations and remembers the first estimate since `clear`."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.count, self.first = model, 0, torch.empty(0)
+    def __init__(self, model: Any) -> None:
+        self.model, self.count = model, 0
+        self.first: Tensor | None = None
 
     @property
     def path(self) -> Path:
-        return self.model.path
+        path: Path = self.model.path
+        return path
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        with torch.no_grad():
-            out = self.model(x, t, cond)
-        self.first = out if not self.first.numel() else self.first
+        out: Tensor = self.model(x, t, cond)
+        self.first = out if self.first is None else self.first
         self.count += 1
         return out
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        out, share = self.model.with_variance(x, t, cond)
+        self.first = out
+        self.count += 1
+        return out, share
 
 
 def trace(
@@ -79,12 +86,15 @@ def trace(
     state, first = solver.init(), 0
     if begin is not None:
         x, state, first, watched.count = begin.x, begin.state, begin.index + 1, begin.nfe
-    for index in range(first, len(grid) - 1):
-        t, s = grid[index], grid[index + 1]
-        watched.first = torch.empty(0)
+    steps, knots = len(grid) - 1, grid.unbind()
+    for index in range(first, steps):
+        t, s = knots[index], knots[index + 1]
+        watched.first = None
         own = None if rng is None else rng.fold("step", index)
-        x, state = solver.step(watched, x, t, s, state, cond=cond, rng=own)
-        yield Step(index, len(grid) - 1, t, s, x, watched.first, watched.count, state)
+        with torch.no_grad():
+            x, state = solver.step(watched, x, t, s, state, cond=cond, rng=own)
+        assert watched.first is not None  # a step looks at the model
+        yield Step(index, steps, t, s, x, watched.first, watched.count, state)
 
 
 def sample(model: Model, x: Tensor, grid: Tensor, solver: Solver, *, cond: Cond | None = None, rng: Rng | None = None) -> Tensor:

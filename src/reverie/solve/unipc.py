@@ -45,14 +45,15 @@ class UniPC(Linear):
         """Kept: the corrected point of the step before, then the estimates before, newest first."""
         a, b, before = knot(path, t), knot(path, s), [knot(path, p) for p in past]
         rows = [unit(2 + k) for k in range(len(before))]
-        m = unit(2 + len(before) if before else 1)
+        m = 2 + len(before) if before else 1
         x = unit(0)
         if self.corrector and before and finite(before[0], a):
             old = [(k, row) for k, row in zip(before[1:], rows[1:], strict=True) if math.isfinite(k.lam)]
-            x = self._step(before[0], a, unit(1), rows[0], [*old, (a, m)])
+            x = self._step(before[0], a, unit(1), rows[0], [*old, (a, unit(m))])
+        keep, x = (x, unit(m), *rows)[: 1 + self.p], unit(m + 1)  # from here on x is the corrected one
         usable = [(k, row) for k, row in zip(before, rows, strict=True) if math.isfinite(k.lam)][: self.p - 1]
-        out = self._step(a, b, x, m, usable) if finite(a, b) else _onto(x, transfer(a, b, [0.0], [m]))
-        return Plan(out, keep=(x, m, *rows)[: 1 + self.p])
+        out = self._step(a, b, x, unit(m), usable) if finite(a, b) else _onto(x, transfer(a, b, [0.0], [unit(m)]))
+        return Plan(out, keep=keep)
 
     def _step(self, a: Knot, b: Knot, x: Row, m: Row, others: Sequence[tuple[Knot, Row]]) -> Row:
         """Eq. (1) from the point x through the estimate m at a and others elsewhere."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reverie.data.pictures import Pictures
-from reverie.data.sets import KINDS, kind_of, open_pictures
+from reverie.data.sets import KINDS, Kind, kind_of, open_pictures
 from reverie.errors import UserError
 from reverie.measure.agreement import Agreement, shown
 from reverie.measure.report import Row, Yardstick, noise
@@ -76,12 +76,17 @@ def _source(system: System) -> str:
 
 def _real(system: System, source: str, samples: int, data: str) -> Real:
     kind, size, own = kind_of(source), system.defaults.size[0], system.about["recipe"].get("data", "")
-    where = data or (own if not kind.packaged or os.path.exists(own) else "")  # the packaged set where that file is gone
+    where = data or _whereabouts(kind, own)
     pictures = open_pictures(source, where, size)
     reference, floor = _halves(pictures, samples)
     if kind.test:
         floor = _some(kind.test(where, size), samples)
     return Real(reference, floor, _seen(system, pictures))
+
+
+def _whereabouts(kind: Kind, data: str) -> str:
+    """Where the model's own pictures are; the packaged or installed set where that file is gone."""
+    return data if not kind.packaged or os.path.exists(data) else ""
 
 
 def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | None:

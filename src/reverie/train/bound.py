@@ -52,10 +52,9 @@ def _term(
     (alpha_t, sigma_t), (alpha_s, sigma_s) = path(t), path(s)
     ratio = alpha_t / alpha_s
     added = sigma_t**2 - (ratio * sigma_s) ** 2
-    spread = 1.0 if model.sigma_data is None else model.sigma_data
-    most = added * (alpha_s**2 * spread**2 + sigma_s**2) / (alpha_t**2 * spread**2 + sigma_t**2)
+    least, most = path.posterior(t, s, 1.0 if model.sigma_data is None else model.sigma_data)
     output, channels = halves
-    least = torch.where(s > 0, sigma_s**2 * added / sigma_t**2, most if channels is None else most / 2)
+    least = torch.where(s > 0, least, most if channels is None else most / 2)
     keep, take = model.solution(t)
     estimate = like(keep, x) * x + like(take, x) * output
     part = torch.full_like(x, share) if channels is None else (channels + 1) / 2
