@@ -6,7 +6,7 @@ python bench/pictures.py docs/avatars.png
 import sys
 
 import reverie
-from reverie.tasks.sheet import sheet
+from reverie.data.sheet import sheet
 
 PROMPTS = (
     "a smiling woman with long red hair and round glasses, blue hoodie, avataaars style",

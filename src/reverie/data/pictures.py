@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from reverie.data.sheet import sheet
 from reverie.errors import UserError
 
 Attributes = Mapping[str, str]
@@ -80,15 +81,7 @@ class Pictures:
 
     def sheet(self, n: int = 64, seed: int = 0) -> Image.Image:
         """A contact sheet of `n` pictures drawn without repetition."""
-        n = min(n, len(self))
-        rows = np.random.default_rng(seed).permutation(len(self))[:n]
-        columns = max(1, int(np.ceil(np.sqrt(n))))
-        *_, height, width = self.images.shape
-        shape = (columns * (width + 2) + 2, -(-n // columns) * (height + 2) + 2)
-        canvas = Image.new("RGB", shape, (200, 200, 200))
-        for k, row in enumerate(rows):
-            pixels = np.broadcast_to(self.images[row], (3, height, width)).transpose(1, 2, 0)
-            canvas.paste(
-                Image.fromarray(np.ascontiguousarray(pixels)), (2 + k % columns * (width + 2), 2 + k // columns * (height + 2))
-            )
-        return canvas
+        rows = np.random.default_rng(seed).permutation(len(self))[: min(n, len(self))]
+        shape = (3, *self.images.shape[2:])
+        pixels = (np.ascontiguousarray(np.broadcast_to(self.images[row], shape).transpose(1, 2, 0)) for row in rows)
+        return sheet([Image.fromarray(p) for p in pixels], gap=2, ground=(200, 200, 200))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from reverie.card import parse, rebuild
+from reverie.data.sheet import sheet
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
 from reverie.process.grids import GRIDS
@@ -25,7 +26,6 @@ from reverie.systems.recipe import Recipe, recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
 from reverie.tasks.generate import generate
-from reverie.tasks.sheet import sheet
 from reverie.train.ema import combine, split
 from reverie.train.loop import Key, Progress, Run, fit
 
