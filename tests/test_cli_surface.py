@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from reverie.cli import COMMANDS
+from reverie.cli.compare import Compare
 from reverie.cli.data import Data
 from reverie.cli.evaluate import Evaluate
 from reverie.cli.generate import Generate
@@ -16,7 +17,7 @@ def names(kind):
 
 
 def test_commands():
-    assert list(COMMANDS) == ["generate", "train", "evaluate", "data"]
+    assert list(COMMANDS) == ["generate", "compare", "train", "evaluate", "data"]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "folder", "avatars-reader", "fashion-reader"
     ]  # fmt: skip
@@ -24,6 +25,7 @@ def test_commands():
 
 def test_flags():
     assert names(Generate) == "prompt style count seed steps guidance negative solver grid model out batch strict from_ json"
+    assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out sheet"
     assert names(Place) == "out resume average threads"

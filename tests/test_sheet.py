@@ -34,7 +34,7 @@ def test_labels_stand_beside_the_pictures_and_never_on_them():
     out = sheet(wide, 2, title="the title", **words)
     bare = sheet(wide, 2)
     side, head = out.width - bare.width, out.height - bare.height - 2 * LINE
-    assert head == 3 * LINE and side > 20  # the title, and two lines above
+    assert head == 3 * LINE + 4 and side > 20  # the title, a gap, and two lines above
     for k in range(4):
         x, y = side + 4 + k % 2 * 104, head + 4 + k // 2 * (34 + LINE)
         assert (np.asarray(out.crop((x, y, x + 100, y + 30))) == np.asarray(wide[k])).all()

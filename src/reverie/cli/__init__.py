@@ -8,6 +8,7 @@ from reverie.errors import UserError, nearest
 
 COMMANDS = {
     "generate": "pictures from words",
+    "compare": "two settings side by side: a grid of pictures, and a table",
     "train": "train a model: reverie train RECIPE --help",
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -54,12 +54,14 @@ class Generate:
     """One JSON line per picture on stdout."""
 
 
+G = TypeVar("G", bound=Generate)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Generates and saves."""
-    asked, made = _read(arguments)
-    system = _open(asked, made)
-    prompt = asked.prompt or (made.settings.prompt if made else ("",))
-    settings = settle(system, prompt, {name: getattr(asked, name) for name in TAKEN})
+    asked, made = read(Generate, arguments, "reverie generate")
+    system = opened(asked, made)
+    settings = settle(system, asked.prompt or ("",), {name: getattr(asked, name) for name in TAKEN})
     folder = _folder(Path(asked.out))
     for note in notes(system, settings):
         print(f"reverie: {note}", file=sys.stderr)
@@ -68,18 +70,18 @@ def main(arguments: Sequence[str]) -> None:
             _keep(picture, system, folder, asked)
 
 
-def _read(arguments: Sequence[str]) -> tuple[Generate, metadata.Made | None]:
+def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadata.Made | None]:
     """What is asked, and what the picture named by --from tells: that is the default, so whatever is given wins."""
-    asked = parse(Generate, arguments, "reverie generate", Generate())
+    asked = parse(kind, arguments, prog, kind())
     if not asked.from_:
         return asked, None
     made = metadata.read(Path(asked.from_))
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
-    default = replace(Generate(), model=made.model or Generate().model, **told)
-    return parse(Generate, arguments, "reverie generate", default), made
+    asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, **told))
+    return replace(asked, prompt=asked.prompt or made.settings.prompt), made
 
 
-def _open(asked: Generate, made: metadata.Made | None) -> System:
+def opened(asked: Generate, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
         system = open_model(asked.model)

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE, LINE, MOST = 12, 15, 4  # of the letters and of a line, in pixels; lines of a label
+SIZE, LINE = 12, 15  # of the letters and of a line, in pixels
 
 
 def sheet(
@@ -33,8 +33,8 @@ def sheet(
     over, beside, under = ([_lines(text, width) for text in texts] for texts in (above, left, below))
     margin = math.ceil(max((_font().getlength(line) for lines in beside for line in lines), default=-gap)) + gap
     across, down = width + gap, height + gap + _tall(under)
-    heading = _lines(title, margin + columns * across - gap)
-    head = LINE * len(heading) + _tall(over)
+    heading = _lines(title, margin + columns * across - gap, most=20)
+    head = LINE * len(heading) + (gap if heading and over else 0) + _tall(over)
     out = Image.new("RGB", (margin + columns * across + gap, head + rows * down + gap), ground)
     pen = ImageDraw.Draw(out)
     _write(pen, gap, gap, heading)
@@ -65,11 +65,11 @@ def _write(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str]) -> No
         pen.text((x, y + k * LINE), line, fill="black", font=_font())
 
 
-def _lines(text: str, width: float) -> list[str]:
+def _lines(text: str, width: float, most: int = 4) -> list[str]:
     """A label in lines no wider than `width`, broken at a space or after a sign if it can be; what is too long ends in dots."""
     out: list[str] = []
     rest = " ".join(text.split())
-    while rest and len(out) < MOST:
+    while rest and len(out) < most:
         n = _fitting(rest, width)
         if n < len(rest) and rest[n] != " ":
             n = max(rest.rfind(sign, 0, n) + 1 for sign in " ,-/(") or n

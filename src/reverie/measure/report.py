@@ -75,6 +75,11 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         values = asdict(row)
         cells.append([row.name, *("-" if values[k] is None else form.format(values[k]) for k, form in COLUMNS.items())])
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of words as columns: the first flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]) for first, *rest in cells

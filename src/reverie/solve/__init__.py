@@ -12,6 +12,7 @@ from reverie.solve.churn import Churn as Churn
 from reverie.solve.exponential import Exponential as Exponential
 from reverie.solve.loop import Solver as Solver
 from reverie.solve.loop import Step as Step
+from reverie.solve.loop import rehearse as rehearse
 from reverie.solve.loop import sample as sample
 from reverie.solve.loop import trace as trace
 from reverie.solve.names import SOLVERS as SOLVERS

@@ -101,6 +101,10 @@ class Settings:
         return [p for p in self.prompt for _ in range(self.count)]
 
 
+class Diverged(UserError):
+    """The sampler left the numbers: these settings make no picture, others may."""
+
+
 @dataclass(frozen=True)
 class Preview:
     """One step of one batch: which pictures, the sampler's step, and a way to look at its clean estimate."""
@@ -156,7 +160,8 @@ def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
     return Cond.cat([each[text] for text in texts])
 
 
-def _plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
+def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
+    """The solver and the times of the steps; an impossible one is a UserError."""
     make = rebuild(parse(settings.grid or ""), GRIDS, "grid")
     return named(settings.solver or ""), make(system.denoiser.path, settings.steps or 0)
 
@@ -181,7 +186,7 @@ def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> It
 @torch.no_grad()
 def _finish(system: System, settings: Settings, asked: list[Any], first: int, last: Step, begin: float) -> list[Picture]:
     if not bool(last.x.isfinite().all()):
-        raise UserError("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
+        raise Diverged("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
     rows = [slice(k, k + 1) for k in range(len(asked))] if settings.strict else [slice(None)]
     images = [image for k in rows for image in to_images(system.codec.decode(last.x[k]))]
     seconds = (time.perf_counter() - begin) / len(asked)
@@ -204,7 +209,7 @@ def settle(system: System, prompt: Any, settings: Any) -> Settings:
 
 def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
     """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once."""
-    return _run(system, settings, *_plan(system, settings))
+    return _run(system, settings, *plan(system, settings))
 
 
 def notes(system: System, settings: Settings) -> list[str]:

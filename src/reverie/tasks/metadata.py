@@ -6,6 +6,7 @@ untrusted when read: sizes are bounded, and only known settings are taken.
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from reverie.process.grids import GRIDS
 from reverie.systems.system import System
 from reverie.tasks.generate import Picture, Settings
 
+COMPARISON = "reverie-compare"  # the text of a picture that holds many, of several settings
 LIMIT = 1_000_000  # characters of text read from a picture
 A1111_NAMES = {
     "ddpm": "DDPM",
@@ -77,16 +79,25 @@ def infotext(picture: Picture, system: System) -> str:
 def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
     """Everything needed to make the picture again. model: where the system was opened from, as it was given."""
     settings = asdict(picture.settings) | {"prompt": picture.settings.prompt[0]}
-    source = {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
-    return {"reverie": 1, "model": source, "settings": settings, "nfe": picture.nfe}
+    return {"reverie": 1, "model": source(system, model), "settings": settings, "nfe": picture.nfe}
+
+
+def source(system: System, model: str = "") -> dict[str, Any]:
+    """Which model it was; model as in `record`."""
+    return {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
 
 
 def save(picture: Picture, system: System, path: Path, model: str = "") -> None:
     """Writes a PNG that carries both; model as in `record`."""
-    text = PngImagePlugin.PngInfo()
-    text.add_itxt("parameters", infotext(picture, system))
-    text.add_itxt("reverie", json.dumps(record(picture, system, model)))
-    write_whole(path, lambda part: picture.image.save(part, "PNG", pnginfo=text))
+    write(picture.image, path, {"parameters": infotext(picture, system), "reverie": json.dumps(record(picture, system, model))})
+
+
+def write(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Writes a PNG with these texts, by name."""
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text)
+    write_whole(path, lambda part: image.save(part, "PNG", pnginfo=info))
 
 
 def _text(path: Path) -> dict[str, Any]:
@@ -111,6 +122,8 @@ def read(path: Path) -> Made:
             except UserError as error:
                 raise UserError(f"{path}: {error}; its settings are damaged, type them again") from None
             return made
+    if COMPARISON in text:
+        raise UserError(f"{path} is a comparison of several settings: type those of the one you want")
     raise UserError(f"{path} carries no settings: it was not written by reverie or A1111, or they were stripped")
 
 
