@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def split(text: str) -> list[str]:
-    """The values between commas, without the quotes around them; UserError where a bracket or quote stays open."""
+    """The values between commas that stand in no bracket and in no double quotes; UserError where a bracket or quote stays open."""
     values, value, depth, quoted = [], "", 0, False
     for sign in f"{text},":
         if sign == '"' and (quoted or not value.strip()):
