@@ -10,6 +10,7 @@ Asking twice gives the same numbers twice; `fold` names a fresh stream.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ class Rng:
     def fold(self, purpose: str, step: int = 0) -> "Rng":
         """The stream for another purpose or step."""
         return replace(self, path=(*self.path, f"{purpose}:{step}"))
+
+    def step(self, index: int, t: Any, s: Any) -> "Rng":
+        """The stream of a sampler's step from t to s; `Brownian` looks at the times instead of the index."""
+        return self.fold("step", index)
 
     def _rows(self, shape: Sequence[int], draw: Callable[[int, int], np.ndarray]) -> Tensor:
         """draw(stream, count) for each sample, or once for all."""
@@ -98,6 +103,10 @@ class Rng:
     def __getitem__(self, k: slice) -> "Rng":
         """The streams of a part of the batch."""
         return replace(self, seeds=self.seeds[k])
+
+    def take(self, rows: Sequence[int]) -> "Rng":
+        """The streams of some samples."""
+        return replace(self, seeds=tuple(self.seeds[k] for k in rows))
 
 
 def _box_muller(u: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.rng import Rng
-from reverie.solve import Ancestral, Churn, Exponential, Single, UniPC, heun, lms, midpoint, sample, trace
+from reverie.solve import Ancestral, Churn, Exponential, Single, heun, lms, midpoint, sample, trace, unipc
 
 SOLVERS = {
     "ddpm": Ancestral(1.0),
@@ -19,7 +19,7 @@ SOLVERS = {
     "heun": heun(),
     "midpoint": midpoint(),
     "lms": lms(4),
-    "unipc": UniPC(2),
+    "unipc": unipc(2),
     "seeds-3": Single(3, eta=1.0),
     "churn": Churn(heun(), amount=8, steps=8),
 }

@@ -1,15 +1,33 @@
 """Solvers: pure steps from t to s < t, and `trace`, the one sampling loop."""
 
 from reverie.solve.adams import Adams as Adams
+from reverie.solve.adams import deis as deis
 from reverie.solve.adams import gradient_estimation as gradient_estimation
 from reverie.solve.adams import ipndm as ipndm
 from reverie.solve.adams import lms as lms
+from reverie.solve.adams import plms as plms
+from reverie.solve.adams import pndm as pndm
+from reverie.solve.adaptive import Adaptive as Adaptive
+from reverie.solve.adaptive import adaptive_sde as adaptive_sde
+from reverie.solve.adaptive import rk23 as rk23
+from reverie.solve.adaptive import rk45 as rk45
 from reverie.solve.ancestral import DDIM as DDIM
 from reverie.solve.ancestral import Ancestral as Ancestral
 from reverie.solve.ancestral import Learned as Learned
 from reverie.solve.ancestral import Renoise as Renoise
+from reverie.solve.brownian import Brownian as Brownian
 from reverie.solve.churn import Churn as Churn
+from reverie.solve.churn import Restart as Restart
+from reverie.solve.corrected import Corrected as Corrected
+from reverie.solve.corrected import sa_solver as sa_solver
+from reverie.solve.corrected import unipc as unipc
+from reverie.solve.er_sde import ERSDE as ERSDE
 from reverie.solve.exponential import Exponential as Exponential
+from reverie.solve.inversion import invert as invert
+from reverie.solve.inversion import slerp as slerp
+from reverie.solve.langevin import Langevin as Langevin
+from reverie.solve.likelihood import bits_per_dim as bits_per_dim
+from reverie.solve.likelihood import log_likelihood as log_likelihood
 from reverie.solve.loop import Solver as Solver
 from reverie.solve.loop import Step as Step
 from reverie.solve.loop import rehearse as rehearse
@@ -17,10 +35,12 @@ from reverie.solve.loop import sample as sample
 from reverie.solve.loop import trace as trace
 from reverie.solve.names import SOLVERS as SOLVERS
 from reverie.solve.names import named as named
+from reverie.solve.picard import Parallel as Parallel
+from reverie.solve.picard import picard as picard
 from reverie.solve.runge_kutta import RungeKutta as RungeKutta
 from reverie.solve.runge_kutta import euler as euler
 from reverie.solve.runge_kutta import heun as heun
 from reverie.solve.runge_kutta import midpoint as midpoint
 from reverie.solve.runge_kutta import rk4 as rk4
+from reverie.solve.sde import Maruyama as Maruyama
 from reverie.solve.single import Single as Single
-from reverie.solve.unipc import UniPC as UniPC

@@ -134,9 +134,9 @@ def spread(a: Knot, b: Knot, eta: float, of: str = "data") -> float:
     return b.sigma * math.sqrt(-math.expm1(-2 * eta * h) if of == "data" else eta * math.expm1(2 * h))
 
 
-def noise_of(a: Knot, now: int) -> Row:
-    """The noise estimate (x_t - alpha_t m_0) / sigma_t, with m_0 at basis vector `now`."""
-    return add((1 / a.sigma, unit(0)), (-a.alpha / a.sigma, unit(now)))
+def noise_of(k: Knot, m: int, x: Row = (1.0,)) -> Row:
+    """The noise estimate (x - alpha m) / sigma at a knot, of the point x (a row) whose estimate is basis vector m."""
+    return add((1 / k.sigma, x), (-k.alpha / k.sigma, unit(m)))
 
 
 def finite(a: Knot, b: Knot) -> bool:

@@ -114,10 +114,10 @@ class Linear:
         self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: State, *, cond: Cond | None, rng: Rng | None
     ) -> tuple[Tensor, State]:
         now = _floats(t)
-        plan = _terms(self, model.path, now, _floats(s), state.times)
+        plan = ready(self, model.path, now, _floats(s), state.times)
         basis = [x, *state.kept]
         if plan.noises:
-            basis += _noises(model.path, x, plan.noises, rng)
+            basis += draw(model.path, x, plan.noises, rng)
         basis.append(model(x, _awake(t), cond))
         for at, terms in plan.stages:
             basis.append(model(combine(terms, basis), at, cond))
@@ -152,7 +152,8 @@ def _awake(t: Tensor) -> Tensor:
     return torch.where(t == 0, 1e-3, t) if t.ndim else t
 
 
-def _noises(path: Path, x: Tensor, count: int, rng: Rng | None) -> list[Tensor]:
+def draw(path: Path, x: Tensor, count: int, rng: Rng | None) -> list[Tensor]:
+    """The fresh noises of a step."""
     if not count:
         return []
     if rng is None:
@@ -162,7 +163,7 @@ def _noises(path: Path, x: Tensor, count: int, rng: Rng | None) -> list[Tensor]:
     return [path.noise(x.shape, rng.fold("bridge", k)).to(x) for k in range(count)]
 
 
-def _terms(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...]) -> Ready:
+def ready(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...]) -> Ready:
     """The plan of a time, or one whose every weight and time has an entry per sample."""
     if isinstance(t, float):
         return _remembered(solver, path, t, s, past)

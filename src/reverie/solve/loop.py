@@ -91,7 +91,7 @@ def trace(
     for index in range(first, steps):
         t, s = knots[index], knots[index + 1]
         watched.first = None
-        own = None if rng is None else rng.fold("step", index)
+        own = None if rng is None else rng.step(index, t, s)
         with torch.no_grad():
             x, state = solver.step(watched, x, t, s, state, cond=cond, rng=own)
         assert watched.first is not None  # a step looks at the model

@@ -17,12 +17,16 @@ from reverie.solve.linear import Knot, Linear, Plan, Row, add, at_lam, knot, uni
 
 @dataclass(frozen=True)
 class RungeKutta(Linear):
-    """A Butcher tableau: rows of stages, their nodes, and the weights."""
+    """A Butcher tableau: rows of stages, their nodes, and the weights. lower: weights of an embedded solution.
+
+    With `lower` the difference of both solutions is kept, which estimates the error.
+    """
 
     order: int
     table: tuple[tuple[float, ...], ...]
     nodes: tuple[float, ...]
     weights: tuple[float, ...]
+    lower: tuple[float, ...] = ()
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         a, b = knot(path, t), knot(path, s)
@@ -38,7 +42,8 @@ class RungeKutta(Linear):
             slopes.append(_slope(at, x, 2 + k, kappa))
         end = _size(b, kappa)
         out = add((end, y), *((end * width * c, m) for c, m in zip(self.weights, slopes, strict=True)))
-        return Plan(out, stages=tuple(stages))
+        gaps = [(end * width * (c - d), m) for c, d, m in zip(self.weights, self.lower, slopes, strict=False)]
+        return Plan(out, stages=tuple(stages), keep=(add(*gaps),) if gaps else ())
 
 
 def _size(k: Knot, kappa: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from reverie.errors import UserError
 from reverie.process.path import Path
-from reverie.solve.exponential import finite, spread, transfer
+from reverie.solve.exponential import finite, noise_of, spread, transfer
 from reverie.solve.linear import Knot, Linear, Plan, Row, add, at_lam, knot, unit
 
 NODES = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
@@ -57,7 +57,7 @@ class Single(Linear):
         return Plan(row, stages=tuple(stages), noises=noises)
 
     def _estimate(self, k: Knot, x: Row, m: int) -> Row:
-        return unit(m) if self.of == "data" else add((1 / k.sigma, x), (-k.alpha / k.sigma, unit(m)))
+        return unit(m) if self.of == "data" else noise_of(k, m, x)
 
     def _step(self, a: Knot, end: Knot, last: Knot | None, rows: list[Row]) -> Row:
         if last is None:

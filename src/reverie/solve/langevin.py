@@ -1,0 +1,73 @@
+"""Langevin steps at one noise level: annealed Langevin dynamics, and the corrector of predictor-corrector samplers.
+
+At time s the score is -n / sigma, and a step of size e keeps the marginal of x_s as it is (Song and Ermon, arXiv 1907.05600):
+
+    x <- x + e score + sqrt(2 e) z,        e = 2 (r |z| / |score|)^2                                               (1)
+
+with the signal-to-noise ratio r of arXiv 2011.13456 (algorithm 4 and 5), norms per sample.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from reverie.denoiser import Cond, Model
+from reverie.errors import UserError
+from reverie.process.path import like
+from reverie.rng import Rng
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """`steps` steps of eq. (1) at s, after a predictor has stepped there.
+
+    predictor: any solver; None = only x times alpha_s / alpha_t, as in annealed Langevin dynamics, with many steps per level.
+    """
+
+    predictor: Any = None
+    steps: int = 1
+    ratio: float = 0.16
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.ratio < 1:
+            raise UserError(f"Langevin: steps is {self.steps}, at least 1, and ratio {self.ratio} lies between 0 and 1")
+
+    @property
+    def order(self) -> int:
+        return 1
+
+    def init(self) -> Any:
+        return None if self.predictor is None else self.predictor.init()
+
+    def step(
+        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: Any, *, cond: Cond | None, rng: Rng | None
+    ) -> tuple[Tensor, Any]:
+        if rng is None:
+            raise ValueError("Langevin steps draw noise: give rng")
+        last = bool((s == 0).all())
+        if bool((s == 0).any()) and not last:
+            raise UserError("Langevin: the samples of a batch reach t = 0 together; give one time for all")
+        alpha_t, alpha_s = (model.path(c)[0] for c in (t, s))
+        if self.predictor is not None:
+            x, state = self.predictor.step(model, x, t, s, state, cond=cond, rng=rng)
+        elif last:
+            x = like(alpha_s, x) * model(x, t, cond)
+        else:
+            x = x * like((alpha_s / alpha_t).nan_to_num(posinf=1.0), x)
+        if last:
+            return x, state
+        for k in range(self.steps):
+            x = self._correct(model, x, s, cond, rng.fold("langevin", k))
+        return x, state
+
+    def _correct(self, model: Model, x: Tensor, s: Tensor, cond: Cond | None, rng: Rng) -> Tensor:
+        alpha, sigma = (like(c, x) for c in model.path(s))
+        score = (alpha * model(x, s, cond) - x) / sigma**2
+        z = rng.normal(x.shape).to(x)
+        size = 2 * (self.ratio * _norm(z) / _norm(score)) ** 2
+        return x + size * score + (2 * size).sqrt() * z
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, *[1] * (x.ndim - 1))
