@@ -15,6 +15,9 @@ from reverie.solve.loop import Step as Step
 from reverie.solve.loop import sample as sample
 from reverie.solve.loop import trace as trace
 from reverie.solve.names import SOLVERS as SOLVERS
+from reverie.solve.names import called as called
+from reverie.solve.names import facts as facts
+from reverie.solve.names import find as find
 from reverie.solve.names import named as named
 from reverie.solve.runge_kutta import RungeKutta as RungeKutta
 from reverie.solve.runge_kutta import euler as euler
