@@ -129,6 +129,7 @@ def test_names_that_two_tools_mean_differently():
         ("unipcmultistepscheduler(solver_order=3)", UniPC(3), None),
         ("DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3)", Exponential(3, published=True), "karras()"),
         ("diffusers:DDIMScheduler(timestep_spacing='trailing')", DDIM(), "trailing()"),
+        (" Diffusers: DEISMultistepScheduler(solver_order=3, use_karras_sigmas=True)", Exponential(3, of="noise"), "karras()"),
         ("EulerDiscreteScheduler(use_karras_sigmas=False)", named("euler")[0], None),
     ],
 )

@@ -91,6 +91,8 @@ def test_beta_grid_runs_over_the_tables_steps():
     u = ratios(SD, grids.beta()(SD, 10)[:-1])
     assert all(abs(math.log(float(v) / float(LEVELS[k]))) < 0.02 for v, k in zip(u, comfy, strict=True))
     assert torch.allclose(grids.beta()(FLOW, 10)[:-1], q, atol=1e-15)
+    path = schedules.zero_snr(SD)  # whose last level is infinite
+    assert float(grids.check(grids.beta()(path, 200))[1]) < 1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 25])

@@ -107,13 +107,13 @@ def by_share(name: str, path: Path, w: Tensor) -> Tensor:
 
 
 def at_steps(path: Path, table: int, i: Tensor) -> Tensor:
-    """Times of the steps i of a table of T, at (i + 1) / T. Between two steps of the path's own table, log u is linear."""
+    """Times of the steps i of a table, at (i + 1) / T. Between steps of the path's own table, log u is linear where finite."""
     if path.steps != table or bool((i == i.round()).all()):
         return (i + 1) / table
     low = i.floor().clamp(max=table - 2)
     first, second = path.lam((low + 1) / table), path.lam((low + 2) / table)
     lam = first + (i - low) * (second - first)
-    return torch.where(i == i.round(), (i + 1) / table, path.t_of_lam(lam))
+    return torch.where((i == i.round()) | ~second.isfinite(), (i + 1) / table, path.t_of_lam(lam))
 
 
 def beta_quantile(p: Tensor, a: float, b: float) -> Tensor:

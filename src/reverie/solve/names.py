@@ -1,8 +1,10 @@
 """Solvers by the names people ask for: ours, and those of A1111, ComfyUI, diffusers and InvokeAI, whatever their case.
 
-named("DPM++ 2M Karras")                                                    solver dpmpp-2m on karras()
-named("dpmpp_2m_sde_k"), named("euler sgm_uniform"), named("comfyui:deis")
-named("DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True)")
+    named("DPM++ 2M Karras")                                                    solver dpmpp-2m on karras()
+    named("dpmpp_2m_sde_k"), named("euler sgm_uniform"), named("comfyui:deis")
+    named("DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True)")
+
+The names themselves are in `table`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,13 +52,14 @@ def named(name: str) -> tuple[Solver, Grid | None]:
 
 def find(name: str) -> Found:
     """The row of a name, and its grid. `tool:name` looks at one tool; else ours come first, then the tools in their order."""
-    tool, _, rest = (part.strip() for part in name.casefold().partition(":"))
-    key, tools = (rest, (tool,)) if rest and tool in TOOLS else (name.strip().casefold(), TOOLS)
+    tool, _, rest = (part.strip() for part in name.partition(":"))
+    said, tools = (rest, (tool.casefold(),)) if rest and tool.casefold() in TOOLS else (name.strip(), TOOLS)
+    key = said.casefold()
     for known in ([SOLVERS] if tools is TOOLS else []) + [KNOWN[tool] for tool in tools]:
         if key in known:
             return Found(known[key], None)
     if "diffusers" in tools and "(" in key:
-        return _configured(name.strip().removeprefix(name[: name.find(":") + 1] if tools is not TOOLS else ""))
+        return _configured(said)
     if tools is TOOLS and (own := _fused(key, SOLVERS, OWN_GRIDS)):
         return own
     for tool in tools:
