@@ -9,7 +9,7 @@ import torch
 from reverie.card import card_of, parse, rebuild, remembers
 from reverie.denoiser import CLOCKS
 from reverie.errors import UserError, nearest
-from reverie.process import noise, rules, schedules
+from reverie.process import grids, noise, rules, schedules
 from reverie.process.grids import GRIDS
 from reverie.train.objective import TIMES, WEIGHTS
 
@@ -22,6 +22,8 @@ def made(make):
     """The result of a constructor with the fewest arguments."""
     if make is schedules.zero_snr:
         return make(schedules.vp(0.2))
+    if make in (grids.knots, grids.ratios):
+        return make(1.0, 0.5)
     return make(4.0) if make is noise.student_t else make()
 
 
@@ -55,6 +57,17 @@ def test_a_call_written_as_text():
     assert nested == {"name": "zero_snr", "path": {"name": "vp", "beta_max": 10.5, "noise": {"name": "student_t", "dimensions": 8}}}
     assert rebuild(nested, MAKERS).card["path"]["beta_max"] == 10.5
     assert parse("f(a='x', b=-1.5, c=None, d=(1, 2))") == {"name": "f", "a": "x", "b": -1.5, "c": None, "d": (1, 2)}
+
+
+def test_a_list_needs_no_names():
+    for text in ("knots(1, 0.6, 0.2)", "knots(times=(1, 0.6, 0.2))"):
+        assert rebuild(parse(text), GRIDS).card == {"name": "knots", "times": [1, 0.6, 0.2]}
+    with pytest.raises(UserError, match=r"knots has no field 'time'. Did you mean 'times'"):
+        rebuild(parse("knots(time=1)"), GRIDS)
+    with pytest.raises(UserError, match="knots cannot be made"):
+        rebuild(parse("knots('a')"), GRIDS)
+    with pytest.raises(UserError, match="not a constructor"):
+        rebuild(parse("knots(1, times=(0.5,))"), GRIDS)
 
 
 NO_CALLS = [

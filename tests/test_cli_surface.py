@@ -7,6 +7,7 @@ from reverie.cli.compare import Compare
 from reverie.cli.data import Data
 from reverie.cli.evaluate import Evaluate
 from reverie.cli.generate import Generate
+from reverie.cli.solvers import Solvers
 from reverie.cli.train import Place
 from reverie.systems.recipes import RECIPES
 from reverie.train import Training
@@ -17,7 +18,7 @@ def names(kind):
 
 
 def test_commands():
-    assert list(COMMANDS) == ["generate", "compare", "train", "evaluate", "data"]
+    assert list(COMMANDS) == ["generate", "compare", "train", "evaluate", "data", "solvers"]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "folder", "avatars-reader", "fashion-reader"
     ]  # fmt: skip
@@ -28,6 +29,7 @@ def test_flags():
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out sheet"
+    assert names(Solvers) == "name json"
     assert names(Place) == "out resume average threads"
     assert names(Training) == (
         "steps minutes batch rate warmup decay weight_decay beta2 clip widths snapshots bf16 compile seed holdout save_minutes "

@@ -212,6 +212,24 @@ def test_the_bar_is_gone_before_an_error_is_said(capsys, model, tmp_path, monkey
         assert code == 2 and err.replace("\r", "\n").splitlines()[-1] == "reverie: the disk is full"
 
 
+def test_a_solver_is_known_by_any_tools_name(capsys, model, tmp_path):
+    def settings(*asked):
+        files, _ = made(capsys, "--model", model, "--steps", 3, "--out", tmp_path, *asked)
+        found = metadata.read(Path(files[0])).settings
+        return found.solver, found.grid
+
+    own = SYSTEM.defaults.grid
+    assert settings("--solver", "Euler a") == ("euler-a", own)
+    assert settings("--solver", "dpm++ 2m sgm uniform") == ("dpmpp-2m", "sgm_uniform()")
+    assert settings("--solver", "DPM++ 2M Karras", "--grid", "uniform()") == ("dpmpp-2m", "uniform()")
+    assert settings("--grid", "knots(1.0, 0.6, 0.2)") == (SYSTEM.defaults.solver, "knots(1.0, 0.6, 0.2)")
+    first = tmp_path / "first.png"
+    metadata.save(picture_of(SYSTEM, solver="heun", grid="uniform()"), SYSTEM, first)
+    assert settings("--from", first) == ("heun", "uniform()")
+    assert settings("--from", first, "--solver", "euler") == ("euler", "uniform()")
+    assert settings("--from", first, "--solver", "euler_k") == ("euler", "karras()")
+
+
 BAD = {
     "style": (["generate", "a man", "--style", "mica", "--model", "MODEL"], "micah"),
     "solver": (["generate", "a man", "--solver", "dpmpp2m", "--model", "MODEL"], "dpmpp-2m"),
@@ -220,6 +238,9 @@ BAD = {
     "grid's range": (["generate", "a man", "--grid", "karras(rho=0)", "--model", "MODEL"], "rho is 0"),
     "grid's end": (["generate", "a man", "--grid", "karras(smallest=-1)", "--model", "MODEL"], "smallest is -1"),
     "grid's kind": (["generate", "a man", "--grid", "trailing(table='a')", "--model", "MODEL"], "table"),
+    "grid's count": (["generate", "a man", "--grid", "knots(1, 0.6)", "--steps", "3", "--model", "MODEL"], "ask for 2, or list 3"),
+    "grid's list": (["generate", "a man", "--grid", "knots(0.6, 1)", "--model", "MODEL"], "must fall"),
+    "tool's solver": (["generate", "a man", "--solver", "euler_cfg_pp", "--model", "MODEL"], "CFG++ is a form of guidance"),
     "no grid": (["generate", "a man", "--grid", "3", "--model", "MODEL"], "not a constructor"),
     "many steps": (["generate", "a man", "--steps", "10000000000000", "--model", "MODEL"], "at most 100000"),
     "bytes": (["generate", "a \udcff man", "--model", "MODEL"], "UTF-8"),

@@ -7,6 +7,7 @@ from PIL import Image, PngImagePlugin
 from small import picture_of, small_system
 
 from reverie.errors import UserError
+from reverie.solve import SOLVERS, called
 from reverie.tasks import metadata
 
 SYSTEM = small_system()
@@ -31,6 +32,37 @@ def test_a1111_text_alone_is_enough(tmp_path):
     settings = metadata.read(tmp_path / "a.png").settings
     assert (settings.prompt, settings.negative, settings.steps) == (("a man",), "red", 6)
     assert (settings.solver, settings.guidance, settings.seed) == ("dpmpp-2m", 3.5, 12)
+
+
+A1111 = {
+    "DPM++ 2M Karras": ("dpmpp-2m", "karras()"),  # before A1111 1.9
+    "DPM++ 2M, Schedule type: Karras": ("dpmpp-2m", "karras()"),
+    "DPM++ 3M SDE, Schedule type: SGM Uniform": ("dpmpp-3m-sde-published", "sgm_uniform()"),
+    "Euler a, Schedule type: Automatic": ("euler-a", None),
+    "UniPC, Schedule type: Uniform": ("unipc-3-bh1", "normal()"),
+    "Heun, Schedule type: Beta": ("heun", "beta_ratios()"),
+    "Something new, Schedule type: Karras": ("Something new", "karras()"),
+}
+
+
+@pytest.mark.parametrize("said", A1111)
+def test_a1111_names_are_ours(tmp_path, said):
+    text = f"a man\nSteps: 6, Sampler: {said}, CFG scale: 3.5, Seed: 12, Size: 16x16"
+    settings = metadata.read(told(tmp_path / "a.png", "parameters", text)).settings
+    assert (settings.solver, settings.grid) == A1111[said]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_our_names_are_said_as_a1111_says_them(tmp_path, solver):
+    if solver == "ddpm-learned":  # the little net has learnt no variance
+        return
+    for grid in ("sgm_uniform()", "beta()", "uniform()"):
+        metadata.save(picture_of(SYSTEM, solver=solver, grid=grid, steps=2), SYSTEM, tmp_path / "p.png")
+        said = Image.open(tmp_path / "p.png").text["parameters"]
+        assert f"Sampler: {called(solver, 'a1111') or solver}, Schedule type: " in said
+        assert ("Schedule type: SGM Uniform" in said and "Grid:" not in said) == (grid == "sgm_uniform()")
+        settings = metadata.read(told(tmp_path / "a.png", "parameters", said)).settings
+        assert (settings.solver, settings.grid) == (solver, grid)
 
 
 @pytest.mark.parametrize("grid", ["karras(smallest=0.01)", "lam_uniform()"])

@@ -48,22 +48,33 @@ def card_of(value: object) -> Any:
     raise UserError(f"{value!r} cannot be written into a model card: make it with one of reverie's named constructors")
 
 
+LIST = "*"  # the field that holds what a call lists without names
+
+
 def parse(text: str) -> Card:
-    """The card written as a call, `flow(shift=3)` or just `flow`; arguments are by name, and calls may nest."""
+    """The card written as a call, `flow(shift=3)` or just `flow`; calls may nest.
+
+    Arguments are by name, except for constructors of a list: `knots(1.0, 0.6, 0.2)`.
+    """
     try:
-        made = _call(ast.parse(text.strip(), mode="eval").body)
+        made = _call(ast.parse(text.strip(), mode="eval").body, outer=True)
         if isinstance(made, Mapping) and "name" in made:
             return dict(made)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the last two: brackets without end
         pass
-    raise UserError(f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)")
+    raise _no_constructor(text)
 
 
-def _call(node: ast.expr) -> Any:
+def _no_constructor(text: str) -> UserError:
+    return UserError(f"'{text}' is not a constructor: write it as name(argument=value, ...), for example flow(shift=3)")
+
+
+def _call(node: ast.expr, outer: bool = False) -> Any:
     if isinstance(node, ast.Name):
         return {"name": node.id}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        return {"name": node.func.id, **{str(k.arg): _call(k.value) for k in node.keywords}}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (outer or not node.args):
+        listed = {LIST: [ast.literal_eval(a) for a in node.args]} if node.args else {}
+        return {"name": node.func.id, **listed, **{str(k.arg): _call(k.value) for k in node.keywords}}
     return ast.literal_eval(node)
 
 
@@ -79,11 +90,17 @@ def rebuild(card: Any, makers: Iterable[Callable[..., Any]], where: str = "card"
     if name not in known:
         raise UserError(f"{where}: unknown name '{name}'.{nearest(str(name), known)}")
     allowed = inspect.signature(known[name]).parameters
+    variadic = next((p.name for p in allowed.values() if p.kind is p.VAR_POSITIONAL), LIST)
+    if LIST in given:
+        if variadic == LIST or variadic in given:
+            raise _no_constructor(f"{name}({', '.join(map(str, given[LIST]))})")
+        given[variadic] = given.pop(LIST)
     for field in given:
         if field not in allowed:
             raise UserError(f"{where}: {name} has no field '{field}'.{nearest(field, allowed)}")
     try:
-        return known[name](**{k: rebuild(v, makers, f"{where}.{k}") for k, v in given.items()})
+        listed = [rebuild(v, makers, f"{where}.{variadic}") for v in given.pop(variadic, ())]
+        return known[name](*listed, **{k: rebuild(v, makers, f"{where}.{k}") for k, v in given.items()})
     except UserError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:

@@ -5,7 +5,7 @@ line that says what was wrong, where, and what to do. The command line prints th
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -15,6 +15,11 @@ class UserError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The remedy for a misspelt name: ` Did you mean 'micah'? Known: avataaars, micah, ...`."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return f"{closest(word, known)} Known: {', '.join(known)}."
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The first half of it, or '' where nothing is near; of a mapping, what is said is the value."""
+    known = known if isinstance(known, Mapping) else {name: name for name in known}
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{known[close[0]]}'?" if close else ""

@@ -3,7 +3,7 @@
 import torch
 
 from reverie import oracle
-from reverie.process import Path, schedules
+from reverie.process import Path, grids, schedules
 
 F64 = torch.float64
 
@@ -31,3 +31,9 @@ def mixture(path: Path) -> oracle.Mixture:
     """Three Gaussians in the plane."""
     means = torch.tensor([[1.2, 0.3], [-0.8, 1.0], [0.1, -1.1]], dtype=F64)
     return oracle.Mixture(path, means, torch.tensor([0.35, 0.25, 0.45], dtype=F64), torch.tensor([0.5, 0.3, 0.2], dtype=F64))
+
+
+def grid_of(make, steps):
+    """The grid with its defaults; of a user's own list, one with that many steps."""
+    listed = {grids.knots: (1 - k / steps for k in range(steps)), grids.ratios: (3 * 0.5**k for k in range(steps))}
+    return make(*listed.get(make, ()))

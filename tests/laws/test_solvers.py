@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from paths import F64, PATHS, mixture
+from paths import F64, PATHS, grid_of, mixture
 
 from reverie import oracle
 from reverie.process import grids, schedules
@@ -75,7 +75,7 @@ ODE = {
     "dpmpp-2s": Single(2),
     "dpmpp-3s": Single(3),
 }
-GRIDS = {f.__name__: f() for f in grids.GRIDS}
+GRIDS = {make.__name__: grid_of(make, 5) for make in grids.GRIDS}
 
 
 @pytest.mark.parametrize("grid", GRIDS)

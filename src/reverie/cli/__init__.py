@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model: reverie train RECIPE --help",
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",
+    "solvers": "the samplers, and what other tools call them",
 }
 
 

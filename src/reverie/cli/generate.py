@@ -15,6 +15,7 @@ from tqdm import tqdm
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import free
+from reverie.solve import find
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
@@ -39,8 +40,9 @@ class Generate:
     negative: str = ""
     """What to steer away from."""
     solver: str | None = None
+    """A name of ours or of A1111, ComfyUI, diffusers or InvokeAI, as "DPM++ 2M Karras": `reverie solvers` lists them."""
     grid: str | None = None
-    """Times of the steps, as karras(rho=7)."""
+    """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, or a .safetensors file that `reverie train` wrote."""
     out: str = "out"
@@ -77,6 +79,8 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
         return asked, None
     made = metadata.read(Path(asked.from_))
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
+    if asked.solver and find(asked.solver).grid:
+        told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well
     asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, **told))
     return replace(asked, prompt=asked.prompt or made.settings.prompt), made
 

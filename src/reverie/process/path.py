@@ -37,11 +37,15 @@ def like(c: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)  # two paths with equal curves cannot be told to be: each is itself, and quick to look up
 class Path:
-    """x_t = alpha(t) x_0 + sigma(t) n. alpha and sigma map float64 tensors elementwise; sigma(0) = 0."""
+    """x_t = alpha(t) x_0 + sigma(t) n. alpha and sigma map float64 tensors elementwise; sigma(0) = 0.
+
+    steps: of a discrete table, whose nets know nothing below t = 1 / steps; 0 = continuous.
+    """
 
     alpha: Callable[[Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
     noise: NoiseLaw = field(default_factory=gaussian)
+    steps: int = 0
     card: Card = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ sigma = 0 exactly at t = 0.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ def zero_snr(path: Path) -> Path:
         gap = loss / (1 + cosine_of(t)) / (1 - last)  # 1 - alpha
         return (gap * (2 - gap)).clamp(0, 1).sqrt()
 
-    return Path(alpha, sigma, path.noise)
+    return Path(alpha, sigma, path.noise, path.steps)
 
 
 def table(log_alpha: Tensor, noise: NoiseLaw = PLAIN) -> Path:
@@ -133,7 +134,7 @@ def table(log_alpha: Tensor, noise: NoiseLaw = PLAIN) -> Path:
         low, high = knots[i], knots[i + 1]
         return low + (t * steps - i) * (high - low)
 
-    return variance_preserving(curve, noise)
+    return replace(variance_preserving(curve, noise), steps=steps)
 
 
 def _of_betas(beta: Tensor, noise: NoiseLaw) -> Path:

@@ -34,6 +34,9 @@ from reverie.solve.loop import rehearse as rehearse
 from reverie.solve.loop import sample as sample
 from reverie.solve.loop import trace as trace
 from reverie.solve.names import SOLVERS as SOLVERS
+from reverie.solve.names import called as called
+from reverie.solve.names import facts as facts
+from reverie.solve.names import find as find
 from reverie.solve.names import named as named
 from reverie.solve.picard import Parallel as Parallel
 from reverie.solve.picard import picard as picard

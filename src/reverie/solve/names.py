@@ -1,30 +1,175 @@
-"""Solvers by the names people ask for."""
+"""Solvers by the names people ask for: ours, and those of A1111, ComfyUI, diffusers and InvokeAI, whatever their case.
 
-from collections.abc import Callable, Mapping
+    named("DPM++ 2M Karras")                                                    solver dpmpp-2m on karras()
+    named("dpmpp_2m_sde_k"), named("euler sgm_uniform"), named("comfyui:deis")
+    named("DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True)")
 
-from reverie.errors import UserError, nearest
-from reverie.solve.ancestral import DDIM
-from reverie.solve.exponential import Exponential
-from reverie.solve.loop import Solver
-from reverie.solve.runge_kutta import euler, heun, midpoint, rk4
+The names themselves are in `table`.
+"""
 
-SOLVERS: Mapping[str, Callable[[], Solver]] = {
-    "ddpm": lambda: DDIM(eta=1.0),
-    "ddim": lambda: DDIM(),
-    "euler": euler,
-    "heun": heun,
-    "midpoint": midpoint,
-    "rk4": rk4,
-    "dpmpp-1m": lambda: Exponential(order=1),
-    "dpmpp-2m": lambda: Exponential(order=2, published=True),
-    "dpmpp-3m": lambda: Exponential(order=3, start="heun"),
-    "dpmpp-2m-sde": lambda: Exponential(order=2, eta=1.0, published=True),
-    "dpmpp-3m-sde": lambda: Exponential(order=3, eta=1.0),
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reverie import oracle
+from reverie.card import parse, rebuild
+from reverie.denoiser import Cond
+from reverie.errors import UserError, closest
+from reverie.process import schedules
+from reverie.process.grids import GRIDS, Grid, knots, ratios, uniform
+from reverie.process.path import Path
+from reverie.rng import Rng
+from reverie.solve.loop import Solver, trace
+from reverie.solve.table import ABSENT, ROWS, SCHEDULES, TOOLS, Row, listed
+
+SOLVERS: Mapping[str, Row] = {row.name: row for row in ROWS}
+KNOWN = {tool: {name.casefold(): row for row in ROWS for name in row.names(tool)} for tool in TOOLS}
+LABELS = {tool: {n.casefold(): s.grid for s in SCHEDULES for n in listed(getattr(s, tool))} for tool in TOOLS}
+OWN_GRIDS = {make.__name__: f"{make.__name__}()" for make in GRIDS if make not in (knots, ratios)}
+CONFIG = {  # of diffusers: what chooses a solver, and the values that are some class's default
+    "solver_order": ("2",),
+    "solver_type": ("midpoint", "bh2", "logrho"),
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "variance_type": ("fixed_small",),
 }
+Config = tuple[str, frozenset[tuple[str, str]]]
 
 
-def named(name: str) -> Solver:
-    """The solver of that name; an unknown name is an error that says the nearest known one."""
-    if name not in SOLVERS:
-        raise UserError(f"no solver is called '{name}'.{nearest(name, SOLVERS)}")
-    return SOLVERS[name]()
+class Found(NamedTuple):
+    """The row of a name, and the grid that the name implies, as text; None where it implies none."""
+
+    row: Row
+    grid: str | None
+
+
+def named(name: str) -> tuple[Solver, Grid | None]:
+    """The solver of a name and the grid that the name implies, or None; an unknown name is an error with the nearest known one."""
+    row, grid = find(name)
+    return row.make(), None if grid is None else rebuild(parse(grid), GRIDS, "grid")
+
+
+def find(name: str) -> Found:
+    """The row of a name, and its grid. `tool:name` looks at one tool; else ours come first, then the tools in their order."""
+    tool, _, rest = (part.strip() for part in name.partition(":"))
+    said, tools = (rest, (tool.casefold(),)) if rest and tool.casefold() in TOOLS else (name.strip(), TOOLS)
+    key = said.casefold()
+    for known in ([SOLVERS] if tools is TOOLS else []) + [KNOWN[tool] for tool in tools]:
+        if key in known:
+            return Found(known[key], None)
+    if "diffusers" in tools and "(" in key:
+        return _configured(said)
+    if tools is TOOLS and (own := _fused(key, SOLVERS, OWN_GRIDS)):
+        return own
+    for tool in tools:
+        every = KNOWN[tool] if len(tools) == 1 else {**SOLVERS, **KNOWN[tool]}
+        if found := _fused(key, every, LABELS[tool]):
+            return found
+    if key in ABSENT:
+        raise UserError(f"'{name}' is not here: {ABSENT[key]}")
+    near = closest(_plain(key), {_plain(n): n for n in reversed(list(_all(tools)))})  # ours stays where two are alike
+    raise UserError(f"no solver is called '{name}'.{near} `reverie solvers` lists them, and what the tools call them")
+
+
+def _fused(key: str, rows: Mapping[str, Row], grids: Mapping[str, str]) -> Found | None:
+    """A name with the name of a grid behind it."""
+    for label, grid in grids.items():
+        if key.endswith((f" {label}", f"_{label}")) and (row := rows.get(key[: -len(label) - 1])):
+            return Found(row, grid)
+    return None
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-").replace(" ", "-")
+
+
+def _all(tools: Iterable[str]) -> Iterator[str]:
+    """Every name, ours first."""
+    yield from SOLVERS
+    for tool in tools:
+        yield from (name for row in ROWS for name in row.names(tool))
+
+
+def called(name: str, tool: str, grid: str | None = None) -> str | None:
+    """What a tool calls our solver of that name, on that grid if one is given; None where it has no name for it."""
+    row = SOLVERS.get(name)
+    first = next(iter(row.names(tool)), None) if row else None
+    if grid is None or first is None:
+        return first
+    label = next((listed(getattr(s, tool))[0] for s in SCHEDULES if s.grid == grid and getattr(s, tool)), None)
+    if label is None:
+        return None
+    if tool == "diffusers":
+        return f"{first[:-1]}, {label}=True)" if first.endswith(")") else f"{first}({label}=True)"
+    return f"{first}{'_' if tool == 'invokeai' else ' '}{label}"
+
+
+def grid_called(grid: str, tool: str) -> str:
+    """What a tool calls the kind of a grid; where it has no name, ours in its spelling."""
+    own = grid.partition("(")[0]
+    names = (listed(getattr(s, tool)) for s in SCHEDULES if s.grid == f"{own}()")
+    return next((n[0] for n in names if n), own.replace("_", " ").capitalize())
+
+
+def grid_of(name: str, tool: str) -> str | None:
+    """The grid that a tool calls by this name, or that we do; None where there is none, or 'Automatic'."""
+    return LABELS[tool].get(name.casefold()) or OWN_GRIDS.get(name.casefold().replace(" ", "_"))
+
+
+def _config(text: str) -> tuple[Config, str | None]:
+    """A class of diffusers with what of its configuration chooses a solver, and the grid that it asks for."""
+    card = parse(text)
+    cls, grid = str(card.pop("name")), None
+    for flag, its in LABELS["diffusers"].items():
+        grid = its if card.pop(flag, False) else grid
+    if (spacing := card.pop("timestep_spacing", None)) is not None:
+        grid = grid or f"{spacing}()"
+    for field in card:
+        if field not in CONFIG:
+            known = [*CONFIG, "timestep_spacing", *LABELS["diffusers"]]
+            raise UserError(f"{cls}: '{field}' chooses no solver.{closest(field, known)} Known: {', '.join(known)}")
+    return (cls.casefold(), frozenset((k, str(v)) for k, v in card.items() if str(v) not in CONFIG[k])), grid
+
+
+CONFIGS = {_config(name)[0]: row for row in ROWS for name in row.names("diffusers")}
+
+
+def _configured(text: str) -> Found:
+    config, grid = _config(text)
+    if config in CONFIGS:
+        return Found(CONFIGS[config], grid)
+    same = [name for row in ROWS for name in row.names("diffusers") if name.partition("(")[0].casefold() == config[0]]
+    there = f"of this class there are {', '.join(same)}" if same else "`reverie solvers` lists the classes"
+    raise UserError(f"no solver is {text}: {there}")
+
+
+class Facts(NamedTuple):
+    """What a solver is, found by running it. Evaluations are of the net, in a step once it has begun."""
+
+    order: int
+    evaluations_per_step: float
+    stochastic: bool
+
+
+class _Toy:
+    """A denoiser of one Gaussian, which has learnt its variance, too."""
+
+    def __init__(self) -> None:
+        self.path: Path = schedules.vp()
+        self.exact = oracle.gaussian(self.path, torch.zeros(1, dtype=torch.float64), 0.5)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        return self.exact(x, t)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        return self.exact(x, t), torch.zeros_like(x)
+
+
+def facts(solver: Any) -> Facts:
+    """Counts the evaluations of a solver's middle steps, and looks whether another seed ends elsewhere."""
+    toy, grid = _Toy(), uniform()(schedules.vp(), 10)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    runs = [list(trace(toy, x, grid, solver, rng=Rng.of(seed, 1, dtype=torch.float64))) for seed in (0, 1)]
+    spent = (runs[0][8].nfe - runs[0][4].nfe) / 4
+    return Facts(solver.order, int(spent) if spent == int(spent) else spent, not torch.equal(runs[0][-1].x, runs[1][-1].x))

@@ -21,7 +21,7 @@ from reverie.errors import UserError, nearest
 from reverie.guide import cfg
 from reverie.process.grids import GRIDS
 from reverie.rng import Rng
-from reverie.solve import Solver, Step, named, trace
+from reverie.solve import Solver, Step, find, named, trace
 from reverie.systems.system import System
 from reverie.train.jobs import to_pictures
 
@@ -64,14 +64,16 @@ class Settings:
     strict: bool = False
 
     def filled(self, system: System) -> "Settings":
-        """With the system's defaults in place of None, and everything checked."""
+        """With the system's defaults in place of None, our name of the solver and the grid it implies, and everything checked."""
+        self.check()
         d = system.defaults
+        solver = find(self.solver or d.solver)
         made = replace(
             self,
             steps=d.steps if self.steps is None else self.steps,
             guidance=d.guidance if self.guidance is None else self.guidance,
-            solver=self.solver or d.solver,
-            grid=self.grid or d.grid,
+            solver=solver.row.name,
+            grid=self.grid or solver.grid or d.grid,
         )
         made.check()
         if self.style and self.style not in system.styles:
@@ -163,7 +165,7 @@ def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
 def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
     """The solver and the times of the steps; an impossible one is a UserError."""
     make = rebuild(parse(settings.grid or ""), GRIDS, "grid")
-    return named(settings.solver or ""), make(system.denoiser.path, settings.steps or 0)
+    return named(settings.solver or "")[0], make(system.denoiser.path, settings.steps or 0)
 
 
 def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> Iterator[Preview | list[Picture]]:

@@ -15,24 +15,14 @@ from PIL import Image, PngImagePlugin
 
 from reverie.errors import UserError
 from reverie.files import write_whole
-from reverie.process.grids import GRIDS
+from reverie.solve import called, find
+from reverie.solve.names import grid_called, grid_of
 from reverie.systems.system import System
 from reverie.tasks.generate import Picture, Settings
 
 COMPARISON = "reverie-compare"  # the text of a picture that holds many, of several settings
 LIMIT = 1_000_000  # characters of text read from a picture
-A1111_NAMES = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "euler": "Euler",
-    "heun": "Heun",
-    "dpmpp-2m": "DPM++ 2M",
-    "dpmpp-3m": "DPM++ 3M",
-    "dpmpp-2m-sde": "DPM++ 2M SDE",
-    "dpmpp-3m-sde": "DPM++ 3M SDE",
-}
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-SCHEDULES = {make.__name__.replace("_", " ").capitalize(): f"{make.__name__}()" for make in GRIDS}
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,11 @@ def infotext(picture: Picture, system: System) -> str:
     """A1111's `parameters`."""
     s = picture.settings
     width, height = picture.image.size
-    grid = str(s.grid).partition("(")[0].replace("_", " ").capitalize()
+    solver, schedule = str(s.solver), grid_called(str(s.grid), "a1111")
     pairs: dict[str, Any] = {
         "Steps": s.steps,
-        "Sampler": A1111_NAMES.get(str(s.solver), s.solver),
-        "Schedule type": grid,
+        "Sampler": called(solver, "a1111") or solver,
+        "Schedule type": schedule,
         "CFG scale": s.guidance,
         "Seed": picture.seed,
         "Size": f"{width}x{height}",
@@ -70,7 +60,7 @@ def infotext(picture: Picture, system: System) -> str:
         "RNG": "CPU",
         "Version": "reverie",
     }
-    if SCHEDULES.get(grid) != s.grid:
+    if grid_of(schedule, "a1111") != s.grid:
         pairs["Grid"] = s.grid  # what its arguments are; other readers pass over a name they do not know
     lines = [str(picture.prompt)] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
     return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in pairs.items())])
@@ -146,7 +136,7 @@ def _theirs(said: str, path: Path) -> Made:
         raise UserError(f"{path}: its parameters have no settings line; type the prompt instead")
     words = "\n".join(body)
     prompt, _, negative = words.partition("Negative prompt:")
-    solvers = {v: k for k, v in A1111_NAMES.items()}
+    solver, grid = _sampler(pairs.get("Sampler"))
 
     def number(name: str, kind: type[int] | type[float]) -> Any:
         try:
@@ -160,10 +150,19 @@ def _theirs(said: str, path: Path) -> Made:
         seed=number("Seed", int) or 0,
         steps=number("Steps", int),
         guidance=number("CFG scale", float),
-        solver=solvers.get(pairs.get("Sampler", ""), pairs.get("Sampler")),
-        grid=pairs.get("Grid", SCHEDULES.get(pairs.get("Schedule type", ""))),
+        solver=solver,
+        grid=pairs.get("Grid") or grid_of(pairs.get("Schedule type", ""), "a1111") or grid,
     )
     return Made(settings, pairs.get("Model", ""), pairs.get("Model hash", ""))
+
+
+def _sampler(name: str | None) -> tuple[str | None, str | None]:
+    """Our name of a sampler, and the grid that the name implies; an unknown one is left as it is, to be named when it is used."""
+    try:
+        row, grid = find(name or "")
+        return row.name, grid
+    except UserError:
+        return name, None
 
 
 def _plain(name: str, value: str, path: Path) -> str:
