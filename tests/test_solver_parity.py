@@ -32,7 +32,7 @@ TRAILING, LEADING = ({**BETAS, "timestep_spacing": name} for name in ("trailing"
 KEEP = {"clip_sample": False}  # what our models say of the data is never clipped
 FULL = {"lower_order_final": False}
 ABOVE = {**FULL, "final_sigmas_type": "sigma_min"}  # the grid ends above 0
-ROUNDED = ("Euler", "EDMEuler", "KDPM2", "DPMSolverMultistep", "FlowMatch", "LCM")  # these step, or keep knots, in float32
+ROUNDED = ("Euler", "EDMEuler", "KDPM2", "DPMSolverMultistep", "FlowMatch", "LCM")  # in float32, or with a c_skip
 
 
 def noise(order, **options):
