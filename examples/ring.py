@@ -29,6 +29,6 @@ for _ in range(STEPS):
 
 rng = Rng.of(1, 2000)  # one stream per point: its picture does not depend on who is drawn beside it
 grid = grids.uniform()(path, 20)
-points = sample(model, path.prior((2000, 2), rng=rng), grid, Exponential(order=2), rng=rng)
+points = sample(model, path.prior((2000, 2), rng=rng), grid, Exponential(depth=2), rng=rng)
 radius = points.norm(dim=1)
 print(f"radius {radius.mean():.3f} +- {radius.std():.3f}")  # radius 1.0 +- 0.1, as the data's

@@ -18,7 +18,7 @@ def names(kind):
 
 
 def test_commands():
-    assert list(COMMANDS) == ["generate", "compare", "train", "evaluate", "data", "solvers"]
+    assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers"]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "folder", "avatars-reader", "fashion-reader"
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from reverie.errors import UserError
 from reverie.process import schedules
 from reverie.process.grids import GRIDS, karras
 from reverie.rng import Rng
-from reverie.solve import DDIM, SOLVERS, Churn, Exponential, Renoise, Single, UniPC, called, facts, find, heun, lms, named, sample
+from reverie.solve import DDIM, SOLVERS, Churn, Exponential, Renoise, Single, called, facts, find, heun, lms, named, sample, unipc
 from reverie.solve.names import KNOWN, LABELS, grid_called, grid_of
 from reverie.solve.table import ABSENT, ROWS, SCHEDULES, TOOLS, listed
 
@@ -124,9 +124,9 @@ def test_names_that_two_tools_mean_differently():
         ("a1111:Heun Beta", heun(), "beta_ratios()"),
         ("DDIM", DDIM(), None),
         ("DDIM DDIM", DDIM(), "ddim_uniform()"),
-        ("UniPCMultistepScheduler", UniPC(2), None),
-        ("UniPCMultistepScheduler(solver_type='bh2', solver_order=2)", UniPC(2), None),
-        ("unipcmultistepscheduler(solver_order=3)", UniPC(3), None),
+        ("UniPCMultistepScheduler", unipc(2), None),
+        ("UniPCMultistepScheduler(solver_type='bh2', solver_order=2)", unipc(2), None),
+        ("unipcmultistepscheduler(solver_order=3)", unipc(3), None),
         ("DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3)", Exponential(3, published=True), "karras()"),
         ("diffusers:DDIMScheduler(timestep_spacing='trailing')", DDIM(), "trailing()"),
         (" Diffusers: DEISMultistepScheduler(solver_order=3, use_karras_sigmas=True)", Exponential(3, of="noise"), "karras()"),
@@ -212,7 +212,7 @@ def test_the_command_lists_every_solver(capsys):
 
 def test_the_command_says_what_a_name_means(capsys):
     code, out, _ = command(capsys, "solvers", "DPM++ 3M SDE Exponential")
-    assert code == 0 and "dpmpp-3m-sde-published" in out and "grid: exponential()" in out and "note: k-diffusion" in out
+    assert code == 0 and "dpmpp-3m-sde-published" in out and "grid: exponential()" in out and "note: in diffusers" in out
     assert "grid: that of the model" in command(capsys, "solvers", "Euler")[1]
     code, out, _ = command(capsys, "solvers", "lms_k", "--json")
     assert [(r["name"], r["grid"]) for r in json.loads(out)] == [("lms", "karras()")]

@@ -22,7 +22,7 @@ from peers import (
 )
 
 from reverie.process import grids, rules
-from reverie.solve import DDIM, Churn, Exponential, Learned, Renoise, Single, UniPC, euler, heun, ipndm, lms
+from reverie.solve import DDIM, Churn, Corrected, Exponential, Learned, Renoise, Single, euler, heun, ipndm, lms, unipc
 
 pytestmark = [  # of diffusers with numpy 2, and of its own algorithm types
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
@@ -75,13 +75,13 @@ ON_VP = {
     "dpm-2m-heun": dpm(noise(2), 2, "dpmsolver", solver_type="heun"),
     "dpm-2m-sde-heun": dpm(noise(2, eta=1.0), 2, "sde-dpmsolver", solver_type="heun"),
     **{
-        f"unipc-{p}-{b}": (UniPC(p, b), "UniPCMultistep", {**TRAILING, **ABOVE, "solver_order": p, "solver_type": b})
+        f"unipc-{p}-{b}": (unipc(p, b), "UniPCMultistep", {**TRAILING, **ABOVE, "solver_order": p, "solver_type": b})
         for p in (1, 2, 3)
         for b in ("bh1", "bh2")
     },
-    "unip-2": (UniPC(2, corrector=False), "UniPCMultistep", {**TRAILING, **ABOVE, "disable_corrector": range(10)}),
-    "unipc-2-to-0": (UniPC(2), "UniPCMultistep", TRAILING),
-    "unipc-3-to-0": (turns(*[UniPC(3)] * 8, UniPC(2)), "UniPCMultistep", {**TRAILING, "solver_order": 3}),
+    "unip-2": (Corrected(2, corrector=False), "UniPCMultistep", {**TRAILING, **ABOVE, "disable_corrector": range(10)}),
+    "unipc-2-to-0": (unipc(2), "UniPCMultistep", TRAILING),
+    "unipc-3-to-0": (turns(*[unipc(3)] * 8, unipc(2)), "UniPCMultistep", {**TRAILING, "solver_order": 3}),
     **{f"deis-{n}": (noise(n), "DEISMultistep", {**TRAILING, **FULL, "solver_order": n}) for n in (1, 2, 3)},
     "ipndm": (ipndm(), "IPNDM", {}),
     "lcm": (Renoise(DDIM(), gamma=1.0), "LCM", BETAS),
@@ -96,7 +96,7 @@ ON_FLOW = {
     "lcm": (Renoise(DDIM(), gamma=1.0), "FlowMatchLCM", {}),
     "lcm-euler": (Renoise(DDIM(), gamma=1.0), "FlowMatchEulerDiscrete", {"stochastic_sampling": True}),
     "dpmpp-2m": (Exponential(2, published=True), "DPMSolverMultistep", {**AS_FLOW, **FULL}),
-    "unipc-2": (UniPC(2), "UniPCMultistep", AS_FLOW),
+    "unipc-2": (unipc(2), "UniPCMultistep", AS_FLOW),
 }
 ON_EDM = {
     "euler": (euler(), "EDMEuler", {}),
@@ -127,10 +127,10 @@ SINGLE = {
 def test_diffusers_single_step(pair):
     """Its stages are knots of its grid: they lie where ours do if those are even in lam."""
     solver, algorithm = SINGLE[pair]
-    peer, _ = scheduler("DPMSolverSinglestep", VP, 10, **BETAS, **ABOVE, solver_order=solver.order, algorithm_type=algorithm)
+    peer, _ = scheduler("DPMSolverSinglestep", VP, 10, **BETAS, **ABOVE, solver_order=solver.stages, algorithm_type=algorithm)
     lam = torch.linspace(-2.5, 3, 11, dtype=F64)
     peer.sigmas = (-lam).exp()
-    run = ours(VP, VP.t_of_lam(lam[:: solver.order]), solver)
+    run = ours(VP, VP.t_of_lam(lam[:: solver.stages]), solver)
     assert error(run, by_diffusers(peer, run, rules.eps())) < 1e-12
 
 

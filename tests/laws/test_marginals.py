@@ -103,17 +103,17 @@ MONTE_CARLO = {
     "churn": (Churn(heun(), amount=20, steps=60), 60),
     "restart": (Restart(heun(), times=3), 30),
     "predictor-corrector": (Langevin(DDIM(1.0), steps=2, ratio=0.05), 60),
-    "langevin": (Langevin(steps=30, ratio=0.1), 40),
+    "langevin": (Langevin(steps=60, ratio=0.2), 40),
     "sa-solver": (sa_solver(3), 40),
     "adaptive-sde": (adaptive_sde(), 1),
 }
 
 
-@pytest.mark.parametrize("path", ["vp", "flow", "edm", "cosine", "sub_vp"])
+@pytest.mark.parametrize("path", ["vp", "flow", "edm"])
 @pytest.mark.parametrize("name", MONTE_CARLO)
 def test_law_6_solvers_that_are_not_linear(path, name):
     path, (solver, steps) = PATHS[path], MONTE_CARLO[name]
-    n, width = 40, 100
+    n, width = (4, 1000) if name == "adaptive-sde" else (40, 100)
     model = oracle.gaussian(path, torch.full((width,), MEAN, dtype=F64), DEVIATION)
     rng = Rng.of(0, n, dtype=F64)
     x = model.draw(rng.fold("data")) * path(1.0)[0] + path.prior((n, width), rng=rng)

@@ -39,19 +39,19 @@ from reverie.solve import (
 ODE = {
     "bridge": Ancestral(eta=0.0),
     "ddim": DDIM(),
-    "exponential-1": Exponential(order=1),
-    "exponential-2": Exponential(order=2),
-    "exponential-3": Exponential(order=3),
-    "exponential-2-published": Exponential(order=2, published=True),
-    "exponential-3-published": Exponential(order=3, start="heun", published=True),
-    "exponential-2-heun": Exponential(order=2, start="heun"),
-    "exponential-3-heun": Exponential(order=3, start="heun"),
+    "exponential-1": Exponential(depth=1),
+    "exponential-2": Exponential(depth=2),
+    "exponential-3": Exponential(depth=3),
+    "exponential-2-published": Exponential(depth=2, published=True),
+    "exponential-3-published": Exponential(depth=3, start="heun", published=True),
+    "exponential-2-heun": Exponential(depth=2, start="heun"),
+    "exponential-3-heun": Exponential(depth=3, start="heun"),
     "euler": euler(),
     "heun": heun(),
     "midpoint": midpoint(),
     "rk4": rk4(),
-    "dpm-2m": Exponential(order=2, of="noise"),
-    "dpm-3m": Exponential(order=3, of="noise"),
+    "dpm-2m": Exponential(depth=2, of="noise"),
+    "dpm-3m": Exponential(depth=3, of="noise"),
     "lms-2": lms(2),
     "lms-3": lms(3),
     "lms-4": lms(4),
@@ -120,7 +120,7 @@ def truth():
 @pytest.mark.parametrize("solver", [name for name in ODE if name != "lms-4"])  # its first steps hide its order
 def test_law_2_measured_order(path, solver):
     path, solver = PATHS[path], ODE[solver]
-    capped = solver == Exponential(order=3) or (solver.order == 3 and getattr(solver, "published", False))  # by order-1 starts
+    capped = solver == Exponential(depth=3) or (solver.order == 3 and getattr(solver, "published", False))  # by order-1 starts
     order = 2 if capped else solver.order
     alpha = path(path.t_of_lam(HIGH))[0]
 
@@ -162,8 +162,8 @@ def test_law_7_reductions(path):
         return sample(model, x, grid, solver, rng=rng)
 
     size = float(x.abs().max())
-    assert (run(Exponential(order=1)) - run(Ancestral(eta=0.0))).abs().max() < 1e-12 * size
-    assert (run(Exponential(order=1, eta=1.0)) - run(Ancestral(eta=1.0))).abs().max() < 1e-12 * size
+    assert (run(Exponential(depth=1)) - run(Ancestral(eta=0.0))).abs().max() < 1e-12 * size
+    assert (run(Exponential(depth=1, eta=1.0)) - run(Ancestral(eta=1.0))).abs().max() < 1e-12 * size
     assert (run(DDIM()) - run(Ancestral(eta=0.0))).abs().max() < 1e-12 * size
     assert (run(DDIM(0.6)) - run(Ancestral(eta=0.6))).abs().max() < 1e-12 * size
     assert (run(Renoise(euler())) - run(Ancestral(eta=1.0))).abs().max() < 1e-8 * size

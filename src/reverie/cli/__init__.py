@@ -10,6 +10,7 @@ COMMANDS = {
     "generate": "pictures from words",
     "compare": "two settings side by side: a grid of pictures, and a table",
     "train": "train a model: reverie train RECIPE --help",
+    "tune": "fit a solver of few steps to a model",
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",
     "solvers": "the samplers, and what other tools call them",

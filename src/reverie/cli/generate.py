@@ -15,11 +15,10 @@ from tqdm import tqdm
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import free
-from reverie.solve import find
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import Picture, Preview, Settings, notes, run, settle
+from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
 
 TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
 
@@ -79,8 +78,8 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
         return asked, None
     made = metadata.read(Path(asked.from_))
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
-    if asked.solver and find(asked.solver).grid:
-        told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well
+    if asked.solver and (meant(asked.solver)[1] or told.get("grid") == TUNED):
+        told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well, and a tuned solver's is its own
     asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, **told))
     return replace(asked, prompt=asked.prompt or made.settings.prompt), made
 

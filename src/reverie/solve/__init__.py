@@ -26,8 +26,6 @@ from reverie.solve.exponential import Exponential as Exponential
 from reverie.solve.inversion import invert as invert
 from reverie.solve.inversion import slerp as slerp
 from reverie.solve.langevin import Langevin as Langevin
-from reverie.solve.likelihood import bits_per_dim as bits_per_dim
-from reverie.solve.likelihood import log_likelihood as log_likelihood
 from reverie.solve.loop import Solver as Solver
 from reverie.solve.loop import Step as Step
 from reverie.solve.loop import rehearse as rehearse
@@ -47,3 +45,4 @@ from reverie.solve.runge_kutta import midpoint as midpoint
 from reverie.solve.runge_kutta import rk4 as rk4
 from reverie.solve.sde import Maruyama as Maruyama
 from reverie.solve.single import Single as Single
+from reverie.solve.tuned import Tuned as Tuned

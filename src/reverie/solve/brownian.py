@@ -13,8 +13,8 @@ from torch import Tensor
 from reverie.process.path import time
 from reverie.rng import Rng
 
-DEPTH = 20
-"""Halvings; below 2^-20 of the time the path is straight."""
+DEPTH = 16
+"""Halvings; below 2^-16 of the time the path is straight."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Churn:
 
     @property
     def order(self) -> int:
-        return self.solver.order
+        return int(self.solver.order)
 
     def init(self) -> Any:
         return self.solver.init()

@@ -46,7 +46,8 @@ class Corrected(Linear):
 
     @property
     def order(self) -> int:
-        return 1 if self.eta else self.depth + self.corrector
+        """Weak, where noise is drawn."""
+        return min(self.depth + self.corrector, 2) if self.eta else self.depth + self.corrector
 
     @property
     def memory(self) -> int:

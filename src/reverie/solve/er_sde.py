@@ -38,7 +38,8 @@ class ERSDE(Linear):
 
     @property
     def order(self) -> int:
-        return self.depth if self.scale == "ode" else 1
+        """Weak, where noise is drawn."""
+        return self.depth if self.scale == "ode" else min(self.depth, 2)
 
     @property
     def memory(self) -> int:

@@ -47,31 +47,37 @@ def weights(nodes: Sequence[float], z: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Exponential(Linear):
-    """Multistep, order 1-4. eta: 0 an ODE solver, 1 the SDE's. of: 'data', eq. (1), or 'noise', eq. (2).
+    """Multistep, through the last `depth` estimates (1-4) of 'data', eq. (1), or of 'noise', eq. (2).
 
-    start: 'heun' takes the first order - 1 steps with two evaluations (eta = 0 only), because an order-1 start caps order 3 at 2.
-    published: DPM-Solver++(2M)'s own second weight M_0 / 2 in place of M_1, and 3M's third M_2 / 2 in place of M_2 (which makes it
-    of order 2), as the picture tools have them.
-    eta here is DPM-Solver++ SDE's: it equals DDIM's at 0 and at 1 only.
+    eta: 0 an ODE solver, 1 the SDE's; DPM-Solver++ SDE's eta, which equals DDIM's at 0 and at 1 only.
+    start: 'heun' takes the first depth - 1 steps with two evaluations (eta = 0 only): starts of order 1 cap the order at 2.
+    published: DPM-Solver++(2M)'s own second weight M_0 / 2 in place of M_1, and 3M's third M_2 / 2 in place of M_2, as the picture
+    tools have them; k-diffusion's 3M SDE, which is meant where eta > 0, takes its second step with M_1.
     """
 
-    order: int = 2
+    depth: int = 2
     eta: float = 0.0
     start: str = ""
     published: bool = False
     of: str = "data"
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4):
-            raise UserError(f"Exponential: order is {self.order}; orders 1 to 4 exist")
+        if self.depth not in (1, 2, 3, 4):
+            raise UserError(f"Exponential: depth is {self.depth}; 1 to 4 estimates can be used")
         if self.start not in ("", "heun") or (self.start and (self.eta or self.of == "noise")):
             raise UserError("Exponential: start is '' or 'heun', and 'heun' goes with eta = 0 and estimates of data")
         if self.of not in ("data", "noise"):
             raise UserError(f"Exponential: of is '{self.of}'; estimates are of 'data' or of 'noise'")
 
     @property
+    def order(self) -> int:
+        """Weak, where noise is drawn."""
+        capped = self.eta > 0 or self.published or (self.of == "data" and not self.start)
+        return min(self.depth, 2) if capped else self.depth
+
+    @property
     def memory(self) -> int:
-        return self.order - 1
+        return self.depth - 1
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         a, b, before = knot(path, t), knot(path, s), [knot(path, p) for p in past]
@@ -79,11 +85,11 @@ class Exponential(Linear):
         now = 1 + len(before) + noisy  # the basis vector m_0
         kept = [unit(1 + k) for k in range(len(before))]
         estimate = unit(now) if self.of == "data" else noise_of(a, now)
-        plan = Plan(self._row(a, b, before, estimate, now), keep=(estimate, *kept)[: self.order - 1], noises=int(noisy))
+        plan = Plan(self._row(a, b, before, estimate, now), keep=(estimate, *kept)[: self.depth - 1], noises=int(noisy))
         if noisy:
             size = spread(a, b, self.eta, self.of if finite(a, b) else "data")
             return replace(plan, out=add((1, plan.out), (size, unit(1 + len(before)))))
-        if self.start and len(before) < self.order - 1 and b.sigma > 0:
+        if self.start and len(before) < self.depth - 1 and b.sigma > 0:
             pair = [unit(now), unit(now + 1)]
             final = (
                 transfer(a, b, [0.0, 1.0], pair) if finite(a, b) else transfer(a, b, [0.0], [add((0.5, pair[0]), (0.5, pair[1]))])
@@ -97,7 +103,7 @@ class Exponential(Linear):
         nodes = [(k.lam - a.lam) / (b.lam - a.lam) for k in before if math.isfinite(k.lam)]
         rows = [estimate, *(unit(1 + k) for k in range(len(nodes)))]
         row = transfer(a, b, [0.0, *nodes], rows, self.eta, self.of)
-        if not self.published or not nodes or len(nodes) > 2:
+        if not self.published or not nodes or len(nodes) > 2 or (len(nodes) == 1 and self.depth == 3 and self.eta):
             return row
         m0, *higher = moments(_z(a, b, self.eta, self.of), 1 + len(nodes))
         f = factor(a, b, self.eta, self.of)

@@ -22,7 +22,7 @@ from reverie.rng import Rng
 class Langevin:
     """`steps` steps of eq. (1) at s, after a predictor has stepped there.
 
-    predictor: any solver; None = only x times alpha_s / alpha_t, as in annealed Langevin dynamics, with many steps per level.
+    predictor: any solver; None = x stays and only the level changes: annealed Langevin dynamics, with many steps per level.
     """
 
     predictor: Any = None
@@ -48,13 +48,10 @@ class Langevin:
         last = bool((s == 0).all())
         if bool((s == 0).any()) and not last:
             raise UserError("Langevin: the samples of a batch reach t = 0 together; give one time for all")
-        alpha_t, alpha_s = (model.path(c)[0] for c in (t, s))
         if self.predictor is not None:
             x, state = self.predictor.step(model, x, t, s, state, cond=cond, rng=rng)
         elif last:
-            x = like(alpha_s, x) * model(x, t, cond)
-        else:
-            x = x * like((alpha_s / alpha_t).nan_to_num(posinf=1.0), x)
+            x = like(model.path(s)[0], x) * model(x, t, cond)
         if last:
             return x, state
         for k in range(self.steps):

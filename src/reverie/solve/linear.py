@@ -115,7 +115,7 @@ class Linear:
     ) -> tuple[Tensor, State]:
         now = _floats(t)
         plan = ready(self, model.path, now, _floats(s), state.times)
-        basis = [x, *state.kept]
+        basis = [x, *state.kept] if state.times else [x]  # what is kept without memory is for the caller
         if plan.noises:
             basis += draw(model.path, x, plan.noises, rng)
         basis.append(model(x, _awake(t), cond))

@@ -35,7 +35,8 @@ class Maruyama(Linear):
         m = 1 + noisy
         if not finite(a, b):
             out = transfer(a, b, [0.0], [unit(m)], self.eta)
-            return Plan(add((1, out), (spread(a, b, self.eta), unit(1))) if noisy else out, noises=int(noisy))
+            exact = add((1, out), (spread(a, b, self.eta), unit(1))) if noisy else out
+            return Plan(exact, keep=(unit(0, 0.0),) * self.heun, noises=int(noisy))
         (f, g2), (f_s, g2_s) = _drift(path, t), _drift(path, s)
         first = self._slope(a, f, g2, unit(0), m)
         size = math.sqrt(self.eta * (t - s) * ((g2 + g2_s) / 2 if self.heun else g2))

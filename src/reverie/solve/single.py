@@ -22,22 +22,27 @@ NODES = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
 
 @dataclass(frozen=True)
 class Single(Linear):
-    """Order 1-3; `nodes` are its r_i. of: estimates of 'data' or of 'noise'. eta as in `Exponential`, data only."""
+    """Of 1-3 estimates a step; `nodes` are its r_i. of: estimates of 'data' or of 'noise'. eta as in `Exponential`, data only."""
 
-    order: int = 2
+    stages: int = 2
     of: str = "data"
     eta: float = 0.0
     nodes: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.order not in NODES or len(self._nodes) != len(NODES[self.order]):
-            raise UserError(f"Single: order is {self.order}; orders 1, 2 and 3 exist, with order - 1 nodes")
+        if self.stages not in NODES or len(self._nodes) != len(NODES[self.stages]):
+            raise UserError(f"Single: stages is {self.stages}; 1, 2 and 3 exist, with stages - 1 nodes")
         if self.of not in ("data", "noise") or (self.eta and self.of == "noise"):
             raise UserError("Single: of is 'data' or 'noise', and eta goes with 'data'")
 
     @property
+    def order(self) -> int:
+        """Weak, where noise is drawn."""
+        return min(self.stages, 2) if self.eta else self.stages
+
+    @property
     def _nodes(self) -> tuple[float, ...]:
-        return NODES.get(self.order, ()) if self.nodes is None else self.nodes
+        return NODES.get(self.stages, ()) if self.nodes is None else self.nodes
 
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         a, b = knot(path, t), knot(path, s)
@@ -63,7 +68,7 @@ class Single(Linear):
         if last is None:
             return transfer(a, end, [0.0], rows, self.eta, self.of)
         r = (last.lam - a.lam) / (end.lam - a.lam)
-        if self.order == 2:
+        if self.stages == 2:
             return transfer(a, end, [0.0], [add((1 - 1 / (2 * r), rows[0]), (1 / (2 * r), rows[1]))], self.eta, self.of)
         return transfer(a, end, [0.0, r], [rows[0], rows[-1]], self.eta, self.of)
 

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from functools import partial as of
 from typing import Any
 
-from reverie.solve.adams import gradient_estimation, ipndm, lms
+from reverie.solve.adams import deis, gradient_estimation, ipndm, lms, plms, pndm
+from reverie.solve.adaptive import adaptive_sde, rk23, rk45
 from reverie.solve.ancestral import DDIM, Learned, Renoise
+from reverie.solve.churn import Restart
+from reverie.solve.corrected import sa_solver, unipc
+from reverie.solve.er_sde import ERSDE
 from reverie.solve.exponential import Exponential
+from reverie.solve.langevin import Langevin
 from reverie.solve.runge_kutta import euler, heun, midpoint, rk4
+from reverie.solve.sde import Maruyama
 from reverie.solve.single import Single
-from reverie.solve.unipc import UniPC
 
 TOOLS = ("a1111", "comfyui", "diffusers", "invokeai")
 """In this order where two tools mean different solvers by one name; `tool:name` asks for one of them."""
@@ -52,6 +57,7 @@ def _dpm(cls: str, **config: Any) -> str:
 MULTI, ONE, UNI, DEIS = (f"{n}Scheduler" for n in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep"))
 EDM = "EDMDPMSolverMultistepScheduler"
 SDE = "sde-dpmsolver++"
+OWN_STEPS = "between two knots of the grid it takes as many steps as its tolerance asks for"
 TREE = "the tools couple the noises of a step by a Brownian tree in sigma, these are one Brownian path of the process"
 
 # fmt: off
@@ -95,7 +101,7 @@ ROWS = (
         note="ours: exact weights; the tools' 3M SDE is dpmpp-3m-sde-published"),
     Row("dpmpp-3m-sde-published", of(Exponential, 3, 1.0, published=True), "multistep", "DPM++ 3M SDE; k_dpmpp_3m_sde",
         "dpmpp_3m_sde; dpmpp_3m_sde_gpu", _dpm(MULTI, algorithm_type=SDE, solver_order=3),
-        note="k-diffusion's second step is that of 2M SDE Heun; in diffusers 0.42 half of the last weight has the wrong sign"),
+        note="in diffusers 0.42 half of the last weight has the wrong sign"),
     Row("dpm-2m", of(Exponential, 2, of="noise", published=True), "multistep", "", "", _dpm(MULTI, algorithm_type="dpmsolver")),
     Row("dpm-3m", of(Exponential, 3, of="noise", published=True), "multistep", "", "",
         _dpm(MULTI, algorithm_type="dpmsolver", solver_order=3)),
@@ -105,15 +111,24 @@ ROWS = (
     Row("deis-2", of(Exponential, 2, of="noise"), "multistep", "", "", DEIS, "deis"),
     Row("deis-3", of(Exponential, 3, of="noise"), "multistep", "", "deis", _dpm(DEIS, solver_order=3), "",
         "the polynomial is in lam, as in diffusers; ComfyUI's is in the time of a linear-beta VP process"),
-    Row("unipc-1", of(UniPC, 1), "unipc", "", "", _dpm(UNI, solver_order=1)),
-    Row("unipc-2", UniPC, "unipc", "", "", UNI, "unipc"),
-    Row("unipc-2-bh1", of(UniPC, 2, "bh1"), "unipc", "", "", _dpm(UNI, solver_type="bh1")),
-    Row("unipc-3", of(UniPC, 3), "unipc", "", "uni_pc_bh2", _dpm(UNI, solver_order=3), "",
+    Row("unipc-1", of(unipc, 1), "unipc", "", "", _dpm(UNI, solver_order=1)),
+    Row("unipc-2", unipc, "unipc", "", "", UNI, "unipc"),
+    Row("unipc-2-bh1", of(unipc, 2, "bh1"), "unipc", "", "", _dpm(UNI, solver_type="bh1")),
+    Row("unipc-3", of(unipc, 3), "unipc", "", "uni_pc_bh2", _dpm(UNI, solver_order=3), "",
         "ComfyUI ends at sigma = 0.001 and lowers the order of the last steps"),
-    Row("unipc-3-bh1", of(UniPC, 3, "bh1"), "unipc", "UniPC", "uni_pc", _dpm(UNI, solver_order=3, solver_type="bh1"), "",
+    Row("unipc-3-bh1", of(unipc, 3, "bh1"), "unipc", "UniPC", "uni_pc", _dpm(UNI, solver_order=3, solver_type="bh1"), "",
         "A1111 takes its times from a grid of its own; ComfyUI ends at sigma = 0.001; both lower the order of the last steps"),
+    Row("sa-solver", sa_solver, "sa-solver", "", "sa_solver", "SASolverScheduler", "",
+        "noise where 0.05 <= sigma / alpha <= 1, as published for EDM's nets; the tools choose that range by times"),
+    Row("er-sde-1", of(ERSDE, 1), "er-sde"),
+    Row("er-sde-2", of(ERSDE, 2), "er-sde"),
+    Row("er-sde-3", of(ERSDE, 3), "er-sde", "", "er_sde", "", "er_sde", "the tools' third order leaves the slope at the second's"),
     Row("lms", lms, "adams", "LMS; k_lms", "lms", "LMSDiscreteScheduler", "lms"),
     Row("ipndm", ipndm, "adams", "", "ipndm", "IPNDMScheduler", "", "ComfyUI's last step is DDIM's"),
+    Row("plms", plms, "adams", "PLMS", "", _dpm("PNDMScheduler", skip_prk_steps=True)),
+    Row("pndm", pndm, "adams", "", "", "PNDMScheduler", "pndm"),
+    Row("deis-t-2", of(deis, 2), "adams"),
+    Row("deis-t-3", of(deis, 3), "adams", note="tAB-DEIS as published, the polynomial in t"),
     Row("gradient-estimation", gradient_estimation, "adams", "", "gradient_estimation", "", "", "ComfyUI's last step is DDIM's"),
     Row("euler-a", of(Renoise, euler()), "ancestral", "Euler a; k_euler_a; k_euler_ancestral", "euler_ancestral",
         "EulerAncestralDiscreteScheduler", "euler_a",
@@ -125,6 +140,14 @@ ROWS = (
     Row("lcm", of(Renoise, DDIM(), gamma=1.0), "re-noising", "LCM; k_lcm", "lcm",
         "LCMScheduler; FlowMatchLCMScheduler; CMStochasticIterativeScheduler", "lcm",
         "diffusers adds the boundary terms of the distilled net, which are part of the denoiser here"),
+    Row("rk23", rk23, "adaptive", note=OWN_STEPS),
+    Row("rk45", rk45, "adaptive", note=OWN_STEPS),
+    Row("adaptive-sde", adaptive_sde, "adaptive", note=OWN_STEPS),
+    Row("restart", of(Restart, heun()), "churn", "Restart", note="A1111 chooses how often by the number of steps"),
+    Row("euler-maruyama", Maruyama, "sde"),
+    Row("heun-sde", of(Maruyama, heun=True), "sde"),
+    Row("predictor-corrector", of(Langevin, DDIM(1.0)), "langevin"),
+    Row("langevin", of(Langevin, None, 20), "langevin"),
     Row("tcd", of(Renoise, DDIM(), gamma=0.3), "re-noising", "", "", "TCDScheduler", "tcd"),
 )
 # fmt: on
@@ -158,11 +181,9 @@ SCHEDULES = (
 ABSENT: Mapping[str, str] = {
     name.casefold(): why
     for names, why in (
-        ("PLMS; plms; pndm; PNDMScheduler", "ipndm is the same method with a simpler start"),
         ("DPM fast; k_dpm_fast; dpm_fast", "it chooses its own grid and orders by the evaluations: dpm-3s is nearest"),
-        ("DPM adaptive; k_dpm_ad; dpm_adaptive", "it chooses its own steps: dpm-3s is nearest"),
-        ("Restart; restart", "it goes back up in noise: heun takes its other steps"),
-        ("er_sde; sa_solver; sa_solver_pece; SASolverScheduler", "dpmpp-3m-sde is nearest"),
+        ("DPM adaptive; k_dpm_ad; dpm_adaptive", "it chooses its own steps, as rk23 does"),
+        ("sa_solver_pece", "it evaluates each corrected point again: sa-solver is nearest"),
         ("heunpp2", "its weights depend on where the grid begins: heun is nearest"),
         ("ipndm_v", "its third weight is not the polynomial's (a parenthesis is misplaced): lms has the exact ones"),
         ("exp_heun_2_x0", "dpmpp-2s is nearest"),

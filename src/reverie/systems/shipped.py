@@ -1,6 +1,8 @@
 """The models that come with the package."""
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from reverie.errors import UserError, nearest
 from reverie.measure.reader import Reader
 from reverie.nets.precision import quick_dtype
+from reverie.solve import Tuned
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load, load_any
 
@@ -18,7 +21,8 @@ READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatar
 
 def open_model(name: str) -> System:
     """A shipped model by name, or a file by path; in bf16 inside the net, where the CPU computes in it."""
-    return quick(load(place(name)))
+    system = load(place(name))
+    return quick(replace(system, tuned=tuned(system, place(name))))
 
 
 def open_reader(name: str | Path) -> Reader:
@@ -31,6 +35,23 @@ def open_reader(name: str | Path) -> Reader:
         raise UserError(f"{path} is not a reader: make one with `reverie train avatars-reader` or `reverie train fashion-reader`")
     reader: Reader = part.reader
     return reader
+
+
+def beside(path: str | Path) -> Path:
+    """The file of the solvers that were tuned to a model."""
+    return place(str(path)).with_suffix(".tuned.json")
+
+
+def tuned(system: System, path: Path) -> dict[int, Tuned]:
+    """What `reverie tune` found for these very weights; none where it was not asked, or for other weights."""
+    if not os.path.exists(file := beside(path)):
+        return {}
+    try:
+        record = json.loads(file.read_text())
+        solvers = {int(n): Tuned(tuple(s["knots"]), tuple(map(tuple, s["weights"]))) for n, s in record["solvers"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be used ({error!r}): make it anew with `reverie tune`, or delete it") from None
+    return solvers if record.get("model") == system.about.get("hash") else {}
 
 
 def place(name: str) -> Path:

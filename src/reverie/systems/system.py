@@ -1,10 +1,12 @@
 """A system: what says the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from reverie.codec import Codec
 from reverie.denoiser import Denoiser
+from reverie.solve import Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class System:
     encoder: Any = None
     defaults: Sampling = field(default_factory=Sampling)
     about: dict[str, Any] = field(default_factory=dict)
+    tuned: Mapping[int, Tuned] = field(default_factory=dict)
+    """Solvers fitted to this model (`reverie tune`), by their evaluations."""
 
     @property
     def name(self) -> str:

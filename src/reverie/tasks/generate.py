@@ -36,6 +36,16 @@ KINDS: Mapping[str, tuple[Any, str]] = {
     "strict": (bool, "true or false"),
 }
 FILLED = ("steps", "guidance", "solver", "grid")
+TUNED = "tuned"
+"""The name of the solvers that were fitted to a model, and of their times."""
+
+
+def meant(name: str) -> tuple[str, str | None]:
+    """Our name of a solver, and the grid that the name implies, if it implies one."""
+    if name.strip().casefold() == TUNED:
+        return TUNED, TUNED
+    found = find(name)
+    return found.row.name, found.grid
 
 
 def check_kind(name: str, value: Any) -> None:
@@ -67,13 +77,16 @@ class Settings:
         """With the system's defaults in place of None, our name of the solver and the grid it implies, and everything checked."""
         self.check()
         d = system.defaults
-        solver = find(self.solver or d.solver)
+        solver, grid = meant(self.solver or d.solver)
+        if solver == TUNED and self.grid not in (None, TUNED):
+            raise UserError(f"a tuned solver has times of its own: leave out the grid {self.grid}, or name another solver")
+        steps = max(system.tuned) if solver == TUNED and system.tuned and d.steps not in system.tuned else d.steps
         made = replace(
             self,
-            steps=d.steps if self.steps is None else self.steps,
+            steps=steps if self.steps is None else self.steps,
             guidance=d.guidance if self.guidance is None else self.guidance,
-            solver=solver.row.name,
-            grid=self.grid or solver.grid or d.grid,
+            solver=solver,
+            grid=self.grid or grid or d.grid,
         )
         made.check()
         if self.style and self.style not in system.styles:
@@ -164,6 +177,12 @@ def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
 
 def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
     """The solver and the times of the steps; an impossible one is a UserError."""
+    if settings.solver == TUNED:
+        tuned = system.tuned.get(settings.steps or 0)
+        if tuned is None:
+            known = f", only to {', '.join(map(str, sorted(system.tuned)))}" if system.tuned else ""
+            raise UserError(f"{system.name} has no solver tuned to {settings.steps} steps{known}: make one with `reverie tune`")
+        return tuned, torch.tensor(tuned.knots, dtype=torch.float64)
     make = rebuild(parse(settings.grid or ""), GRIDS, "grid")
     return named(settings.solver or "")[0], make(system.denoiser.path, settings.steps or 0)
 

@@ -15,10 +15,10 @@ from PIL import Image, PngImagePlugin
 
 from reverie.errors import UserError
 from reverie.files import write_whole
-from reverie.solve import called, find
+from reverie.solve import called
 from reverie.solve.names import grid_called, grid_of
 from reverie.systems.system import System
-from reverie.tasks.generate import Picture, Settings
+from reverie.tasks.generate import Picture, Settings, meant
 
 COMPARISON = "reverie-compare"  # the text of a picture that holds many, of several settings
 LIMIT = 1_000_000  # characters of text read from a picture
@@ -159,8 +159,7 @@ def _theirs(said: str, path: Path) -> Made:
 def _sampler(name: str | None) -> tuple[str | None, str | None]:
     """Our name of a sampler, and the grid that the name implies; an unknown one is left as it is, to be named when it is used."""
     try:
-        row, grid = find(name or "")
-        return row.name, grid
+        return meant(name or "")
     except UserError:
         return name, None
 

@@ -21,11 +21,10 @@ from reverie.data.sheet import sheet
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
 from reverie.process.grids import GRIDS
-from reverie.solve import named
 from reverie.systems.recipe import Recipe, recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
-from reverie.tasks.generate import generate
+from reverie.tasks.generate import generate, meant
 from reverie.train.ema import combine, split
 from reverie.train.loop import Key, Progress, Run, fit
 
@@ -164,7 +163,7 @@ def _fitting(recipe: Any, pictures: Any) -> tuple[Any, Any]:
     try:
         system, job = recipe.prepare(pictures)
         if isinstance(system, System):
-            named(system.defaults.solver)
+            meant(system.defaults.solver)
             rebuild(parse(system.defaults.grid), GRIDS, "grid")(system.denoiser.path, system.defaults.steps)
         with torch.no_grad():
             job.loss(np.arange(min(2, job.size)), Key(recipe.training.seed, 0))
