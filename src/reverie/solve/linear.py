@@ -114,8 +114,8 @@ class Linear:
         self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: State, *, cond: Cond | None, rng: Rng | None
     ) -> tuple[Tensor, State]:
         now = _floats(t)
-        plan = ready(self, model.path, now, _floats(s), state.times)
         basis = [x, *state.kept] if state.times else [x]  # what is kept without memory is for the caller
+        plan = ready(self, model.path, now, _floats(s), state.times, len(basis))
         if plan.noises:
             basis += draw(model.path, x, plan.noises, rng)
         basis.append(model(x, _awake(t), cond))
@@ -163,11 +163,23 @@ def draw(path: Path, x: Tensor, count: int, rng: Rng | None) -> list[Tensor]:
     return [path.noise(x.shape, rng.fold("bridge", k)).to(x) for k in range(count)]
 
 
-def ready(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...]) -> Ready:
-    """The plan of a time, or one whose every weight and time has an entry per sample."""
+def ready(solver: Linear, path: Path, t: Any, s: Any, past: tuple[Any, ...], held: int) -> Ready:
+    """The plan of a time, or one whose every weight and time has an entry per sample. held: basis vectors before the noises."""
     if isinstance(t, float):
         return _remembered(solver, path, t, s, past)
-    return _stacked([_planned(solver, path, *at[:2], at[2:]) for at in zip(t, s, *past, strict=True)], t)
+    plans = [_planned(solver, path, *at[:2], at[2:]) for at in zip(t, s, *past, strict=True)]
+    noises = max(p.noises for p in plans)
+    return _stacked([_widened(p, held + p.noises, noises - p.noises) for p in plans], t)
+
+
+def _widened(plan: Plan, place: int, more: int) -> Plan:
+    """The plan where `more` noises that it does not use stand at `place` in the basis."""
+
+    def row(r: Row) -> Row:
+        return r[:place] + (0.0,) * more + r[place:] if more and len(r) > place else r
+
+    stages = tuple((at, row(r)) for at, r in plan.stages)
+    return Plan(row(plan.out), stages, tuple(map(row, plan.keep)), plan.noises + more)
 
 
 @lru_cache(maxsize=8192)

@@ -52,7 +52,7 @@ def picard(
     if grid.ndim != 1 or solver.memory:
         raise UserError("picard takes a grid of one time for all, and a solver that keeps nothing between steps")
     steps, knots = len(grid) - 1, grid.tolist()
-    plans = [ready(solver, path, knots[k], knots[k + 1], ()) for k in range(steps)]
+    plans = [ready(solver, path, knots[k], knots[k + 1], (), 1) for k in range(steps)]
     if any(p.stages or p.keep for p in plans):
         raise UserError("picard takes a solver that looks at the model once per step: ddim, ddpm, euler, dpmpp-1m")
     noises = [draw(path, x, p.noises, None if rng is None else rng.step(k, grid[k], grid[k + 1])) for k, p in enumerate(plans)]
