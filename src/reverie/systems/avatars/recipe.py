@@ -40,7 +40,7 @@ AVATARS = Recipe(
     ),
     objective=Objective(rule="edm(sigma_data=0.6)", sigma_data=0.6, times="log_normal(mean=-0.6, deviation=1.4)"),
     sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64)),
-    training=Training(steps=11000, batch=16, rate=2e-3, warmup=200, decay=0.5, holdout=256, validate_minutes=6),
+    training=Training(steps=22000, batch=16, rate=2e-3, warmup=200, decay=0.5, holdout=256, validate_minutes=6),
     samples=(
         "a smiling woman with long red hair and round glasses, micah style",
         "a bald man with a beard, avataaars style",
