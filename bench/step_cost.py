@@ -70,6 +70,8 @@ def bare(solver, path, grid, x):
     model = Free(path, x.shape)
 
     def total(terms, basis):
+        if not terms:
+            return torch.zeros_like(basis[0])
         (c, place), *rest = terms
         if c == 1 and not rest:
             return basis[place]
