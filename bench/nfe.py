@@ -4,7 +4,7 @@
 
 Per solver and NFE: KID x 1000 against real avatars (EfficientNet-Lite0), agreement with the prompts (reader), and the root
 mean square distance of the pictures to the limit that all ODE solvers share (Heun, 199 evaluations, same seeds), in 8-bit levels.
-Two-stage solvers get the number of steps that spends the same evaluations.
+Every solver gets the most steps that spend no more evaluations; Frechet distances are of as many real pictures as are made.
 """
 
 import csv
@@ -14,18 +14,23 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from reverie.card import parse, rebuild
 from reverie.data.avatars import avatars
 from reverie.measure.agreement import shown
-from reverie.measure.distances import kid
+from reverie.measure.distances import frechet, kid
 from reverie.measure.features import imagenet
 from reverie.measure.prompts import avatar_prompts
+from reverie.process.grids import GRIDS
+from reverie.solve import named, rehearse
 from reverie.systems.shipped import open_model, open_reader
 from reverie.tasks.evaluate import array
 from reverie.tasks.generate import run, settle
 
-NFES = (1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50)
-STAGES = {"heun": 2, "midpoint": 2, "rk4": 4}  # evaluations of a step that does not end at 0
-SOLVERS = ("ddpm", "ddim", "euler", "heun", "midpoint", "rk4", "dpmpp-1m", "dpmpp-2m", "dpmpp-3m", "dpmpp-2m-sde", "dpmpp-3m-sde")
+NFES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 50)
+SOLVERS = (
+    *("tuned", "ddim", "dpmpp-2m", "dpmpp-3m", "unipc-2", "unipc-3", "ipndm", "deis-2", "deis-3", "lms", "plms", "res-multistep"),
+    *("gradient-estimation", "er-sde-3", "dpmpp-2s", "dpmpp-3s", "heun", "midpoint", "rk4", "ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde"),
+)
 
 
 @dataclass
@@ -36,12 +41,16 @@ class Bench:
     out: Path = Path("bench/results/nfe.csv")
 
 
-def steps_for(solver, nfe):
-    """Steps that spend at most `nfe` evaluations; None where there are none."""
-    if solver == "dpmpp-3m":
-        return nfe - 2 if nfe > 3 else None  # its first two steps take two
-    steps = (nfe - 1) // STAGES.get(solver, 1) + 1
-    return steps if solver not in STAGES or nfe > 1 else None
+def steps_for(system, solver, nfe):
+    """The most steps that spend at most `nfe` evaluations; None where they would be far fewer."""
+    if solver == "tuned":
+        return nfe if nfe in system.tuned else None
+    path, make = system.denoiser.path, rebuild(parse(system.defaults.grid), GRIDS, "grid")
+    for steps in range(nfe, 0, -1):
+        used, _ = rehearse(named(solver)[0], path, make(path, steps))
+        if used <= nfe:
+            return steps if used > 0.7 * nfe else None
+    return None
 
 
 def pictures(system, prompts, **settings):
@@ -59,10 +68,10 @@ def main(bench: Bench):
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     with bench.out.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["solver", "nfe", "samples", "kid_x1000", "agreement", "rms_to_limit", "seconds_per_picture"])
+        table.writerow(["solver", "nfe", "samples", "kid_x1000", "frechet", "agreement", "rms_to_limit", "seconds_per_picture"])
         for solver in bench.solvers:
             for nfe in bench.nfes:
-                if (steps := steps_for(solver, nfe)) is None:
+                if (steps := steps_for(system, solver, nfe)) is None:
                     continue
                 made = pictures(system, prompts, solver=solver, steps=steps)
                 images = array(made)
@@ -71,7 +80,8 @@ def main(bench: Bench):
                     solver,
                     made[0].nfe,
                     len(made),
-                    1000 * kid(real, features(images))[0],
+                    1000 * kid(real, seen := features(images))[0],
+                    frechet(real[: len(made)], seen),
                     shown(images, asked, reader).overall,
                     rms,
                 ]
