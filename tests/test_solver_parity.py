@@ -150,7 +150,7 @@ TO_K = {
     "dpmpp_2m_sde": (Exponential(2, 1.0, published=True), {}),
     "dpmpp_2m_sde half": (Exponential(2, 0.5, published=True), {"eta": 0.5}),
     "dpmpp_2m_sde heun": (Exponential(2, 1.0), {"solver_type": "heun"}),
-    "dpmpp_3m_sde": (three(eta=1.0), {}),
+    "dpmpp_3m_sde": (Exponential(3, 1.0, published=True), {}),
     "dpmpp_3m_sde ode": (three(), {"eta": 0.0}),
 }
 

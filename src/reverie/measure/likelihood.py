@@ -96,4 +96,7 @@ def _estimate(f: Callable[[Tensor], Tensor], x: Tensor, signs: Tensor | None) ->
 
 def _units(x: Tensor) -> list[Tensor]:
     """Each direction, for all samples at once."""
-    return [torch.zeros_like(x).flatten(1).index_fill(1, torch.tensor([k]), 1.0).reshape(x.shape) for k in range(x[0].numel())]
+    return [
+        torch.zeros_like(x).flatten(1).index_fill(1, torch.tensor([k], device=x.device), 1.0).reshape(x.shape)
+        for k in range(x[0].numel())
+    ]

@@ -57,7 +57,7 @@ class Adaptive:
         """Whole steps of eq. (1) from t to s; samples that have arrived are no longer evaluated."""
         path = model.path
         now, target = (c.expand(len(x)).clone() for c in (t, s))
-        floor = torch.where(target > 0, target, min(at_u(path, self.smallest).t, 0.5 * float(now[now > 0].min())))
+        floor = torch.where(target > 0, target, (now / 2).clamp(max=at_u(path, self.smallest).t))
         h = (now - floor) / 10 if state is None else state.clone()
         tree = None if rng is None else rng if isinstance(rng, Brownian) else Brownian(rng)
         for _ in range(LIMIT):
@@ -70,7 +70,7 @@ class Adaptive:
             y, kept = self.pair.step(model, part, before, after, self.pair.init(), cond=given, rng=own)
             error = self._error(part, y, kept.kept[-1]).double().cpu()
             good = error <= 1
-            x = x.index_copy(0, rows[good], y[good])
+            x = x.index_copy(0, rows[good].to(x.device), y[good.to(x.device)])
             now[rows[good]] = after[good]
             grow = (0.9 * error.clamp(min=1e-12) ** (-1 / self.order)).clamp(0.2, 5.0)
             whole = good & (after == floor[rows])  # a step cut short by the knot says little of the next
