@@ -80,10 +80,15 @@ class Path:
         alpha, sigma = (torch.func.grad(lambda u, c=curve: c(u).sum())(t) for curve in (self.alpha, self.sigma))
         return alpha, sigma
 
-    def prior(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
-        """x_1 (B, ...) when nothing is left of the data."""
+    def prior(self, shape: Sequence[int], t: Tensor | float = 1.0, *, rng: Rng) -> Tensor:
+        """x_t (B, ...) when nothing is left of the data."""
         n = self.noise(shape, rng.fold("prior"))
-        return like(self(1.0)[1], n) * n
+        return like(self(t)[1], n) * n
+
+    def guess(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """E[x_0 | x_t] if the data is N(0, 1): what can be said without a look, and right where little is left of the data."""
+        alpha, sigma = self(t)
+        return like(alpha / (alpha**2 + sigma**2), x) * x
 
     def corrupt(self, x0: Tensor, t: Tensor | float, *, rng: Rng) -> Tensor:
         """x_t given x_0, eq. (1)."""

@@ -11,6 +11,7 @@ from reverie.solve.adaptive import Adaptive as Adaptive
 from reverie.solve.adaptive import adaptive_sde as adaptive_sde
 from reverie.solve.adaptive import rk23 as rk23
 from reverie.solve.adaptive import rk45 as rk45
+from reverie.solve.analytic import Analytic as Analytic
 from reverie.solve.ancestral import DDIM as DDIM
 from reverie.solve.ancestral import Ancestral as Ancestral
 from reverie.solve.ancestral import Learned as Learned

@@ -93,9 +93,9 @@ def trace(
         watched.first = None
         own = None if rng is None else rng.step(index, t, s)
         with torch.no_grad():
-            x, state = solver.step(watched, x, t, s, state, cond=cond, rng=own)
-        assert watched.first is not None  # a step looks at the model
-        yield Step(index, steps, t, s, x, watched.first, watched.count, state)
+            before, (x, state) = x, solver.step(watched, x, t, s, state, cond=cond, rng=own)
+        x0 = watched.path.guess(before, t) if watched.first is None else watched.first
+        yield Step(index, steps, t, s, x, x0, watched.count, state)
 
 
 def sample(model: Model, x: Tensor, grid: Tensor, solver: Solver, *, cond: Cond | None = None, rng: Rng | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from reverie.solve.adams import deis, gradient_estimation, ipndm, lms, plms, pndm
 from reverie.solve.adaptive import adaptive_sde, rk23, rk45
+from reverie.solve.analytic import Analytic
 from reverie.solve.ancestral import DDIM, Learned, Renoise
 from reverie.solve.churn import Restart
 from reverie.solve.corrected import sa_solver, unipc
@@ -125,6 +126,7 @@ ROWS = (
     Row("er-sde-3", of(ERSDE, 3), "er-sde", "", "er_sde", "", "er_sde", "the tools' third order leaves the slope at the second's"),
     Row("lms", lms, "adams", "LMS; k_lms", "lms", "LMSDiscreteScheduler", "lms"),
     Row("ipndm", ipndm, "adams", "", "ipndm", "IPNDMScheduler", "", "ComfyUI's last step is DDIM's"),
+    Row("ipndm-afs", of(Analytic, ipndm()), "adams", note="with the analytical first step: one evaluation less than steps"),
     Row("plms", plms, "adams", "PLMS", "", _dpm("PNDMScheduler", skip_prk_steps=True)),
     Row("pndm", pndm, "adams", "", "", "PNDMScheduler", "pndm"),
     Row("deis-t-2", of(deis, 2), "adams"),

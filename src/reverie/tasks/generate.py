@@ -196,7 +196,7 @@ def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> It
         rng = Rng.of(settings.seed + first, len(said))
         with torch.no_grad():
             model, cond = guided(system, settings, said)
-            x = system.denoiser.path.prior((len(said), *system.codec.shape(*system.defaults.size)), rng=rng)
+            x = system.denoiser.path.prior((len(said), *system.codec.shape(*system.defaults.size)), grid[0], rng=rng)
         step = None
         for step in trace(model, x, grid, solver, cond=cond, rng=rng):
             yield Preview(first, len(prompts), step, system)
