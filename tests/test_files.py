@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,10 +94,31 @@ def test_what_a_killed_process_left_goes_with_the_next_save(tmp_path):
     for part in (left, other, going):
         part.write_text("half")
     with pytest.raises(UserError):
-        files.write_whole(tmp_path / "a", lambda part: part.read_bytes())
+        files.write_whole(tmp_path / "a", lambda part: (part / "below").read_bytes())
     assert left.exists()  # only a save that succeeded tidies up
     files.write_whole(tmp_path / "a", lambda part: part.write_text("whole"))
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", other, going])
+
+
+def test_threads_may_write_one_path(tmp_path):
+    def write(k):
+        files.write_whole(tmp_path / "a", lambda part: part.write_text(str(k) * 1000))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(200)))
+    assert len(set((tmp_path / "a").read_text())) <= 3 and list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_file_has_the_mode_of_any_other(tmp_path):
+    """Also where its writer makes one for the owner alone; asking must not change the mask, which all threads share."""
+
+    def private(part):
+        part.unlink()
+        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    (tmp_path / "usual").touch()
+    files.write_whole(tmp_path / "a", private)
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_a_set_that_does_not_fit_leaves_the_older_one(tmp_path, small_files):

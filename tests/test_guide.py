@@ -6,6 +6,7 @@ import torch
 from reverie.denoiser import Cond
 from reverie.errors import UserError
 from reverie.guide import Guided, autoguide, cfg, interval, rescale, threshold
+from reverie.guide.guidance import _quantile
 from reverie.process import grids, schedules
 from reverie.rng import Rng
 from reverie.solve import Ancestral, sample
@@ -129,6 +130,32 @@ def test_thresholding_saturates_only_what_leaves_the_range():
     assert torch.allclose(out[1], rows[1].clamp(-reach, reach) / reach, atol=1e-6)
     assert float(out.abs().max()) == 1
     assert torch.allclose(threshold(0.9, 2.0)(rows, rows)[1], rows[1].clamp(-reach, reach) / reach * 2, atol=1e-6)
+
+
+def test_thresholding_takes_pictures_of_any_size():
+    large = torch.linspace(0, 2, 2**24 + 3).reshape(1, 1, -1, 1)
+    assert float(threshold(0.5)(large, large).max()) == 1
+    assert torch.allclose(_quantile(X.flatten(1), 0.3), X.flatten(1).quantile(0.3, 1))
+    assert torch.equal(_quantile(X.flatten(1), 1.0), X.flatten(1).amax(1))
+
+
+def test_a_guided_variance_costs_no_third_evaluation():
+    class Learned(Linear):
+        def with_variance(self, x, t, cond=None):
+            mean = self(x, t, cond)
+            return mean, mean / 2
+
+    for guided in (cfg(model := Learned(), 3.0, NO), Guided(model, model, 3.0, NO)):
+        mean, variance = guided.with_variance(X, T3, YES)
+        assert torch.equal(mean, cfg(Linear(), 3.0, NO)(X, T3, YES)) and torch.equal(variance, Linear()(X, T3, YES) / 2)
+    assert model.rows == 2 * 6
+    model, weak = Learned(), Linear(gain=0.5)
+    mean, variance = autoguide(model, weak, 2.0).with_variance(X, T3, YES)
+    assert torch.equal(mean, autoguide(Linear(), weak, 2.0)(X, T3, YES)) and model.rows == 3
+    assert torch.equal(variance, Linear()(X, T3, YES) / 2)
+    model.rows = 0
+    outside = Guided(model, weak, interval(3.0, 0.5, 0.6)).with_variance(X, T3, YES)
+    assert torch.equal(outside[0], Linear()(X, T3, YES)) and model.rows == 3
 
 
 def test_finishes_follow_one_another():

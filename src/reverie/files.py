@@ -16,16 +16,21 @@ from reverie.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_COUNT = itertools.count()  # tells apart what the threads of one process write
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file; a kill or a full disk leaves the old file, never half of the new one.
 
-    Raises UserError where the place cannot be written or is full.
+    Processes and threads may write the same path at once: the last one wins. Raises UserError where the place cannot be written or
+    is full.
     """
     with _part(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # what any new file gets here; some writers make theirs for the owner alone
         write(part)
         _flush(part)
-        part.chmod(0o666 & ~_umask())
+        part.chmod(mode)
         part.replace(path)
         _flush(path.parent)
     _tidy(path)
@@ -40,7 +45,7 @@ def check_place(path: Path) -> None:
 @contextlib.contextmanager
 def _part(path: Path) -> Iterator[Path]:
     """The temporary neighbour of a file, gone afterwards whatever happens; what the disk refuses is a UserError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{next(_COUNT)}.part")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
@@ -72,7 +77,7 @@ def _flush(path: Path) -> None:
 def _tidy(path: Path) -> None:
     """Removes what killed processes left of the same file; another that is writing it now is left alone."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        process = part.name.split(".")[-2]
+        process = part.name.split(".")[-2].partition("-")[0]
         if process.isdigit() and not _alive(int(process)):
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -125,9 +130,3 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,7 +7,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,28 +35,47 @@ class Guided:
         return self.model.path
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        w = self._weight(t)
+        return self.model(x, t, cond) if w is None else self._towards(w, *self.both(x, t, cond))
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        """The guided mean, and the variance that the model learnt under the condition itself."""
+        w, own = self._weight(t), cast(Any, self.model)
+        if w is None:
+            return own.with_variance(x, t, cond)  # type: ignore[no-any-return]
+        if not self._shared(cond):
+            c, variance = own.with_variance(x, t, cond)
+            return self._towards(w, c, self.other(x, t, self._against(cond))), variance
+        means, variances = own.with_variance(*self._twice(x, t, cond))
+        return self._towards(w, *means.chunk(2)), variances.chunk(2)[0]
+
+    def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
+        """c and u: in one batch where they are the same model."""
+        if not self._shared(cond):
+            return self.model(x, t, cond), self.other(x, t, self._against(cond))
+        c, u = self.model(*self._twice(x, t, cond)).chunk(2)
+        return c, u
+
+    def _weight(self, t: Tensor) -> Tensor | None:
+        """w (), or one per sample; None where it is 1 everywhere and u is not needed."""
         w = self.scale(time(t)) if callable(self.scale) else torch.tensor(float(self.scale), dtype=torch.float64)
-        if bool((w == 1).all()):
-            return self.model(x, t, cond)
-        c, u = self.both(x, t, cond)
-        out = u + like(w, x) * (c - u)
+        return None if bool((w == 1).all()) else w
+
+    def _towards(self, w: Tensor, c: Tensor, u: Tensor) -> Tensor:
+        out = u + like(w, c) * (c - u)
         for change in self.finish:
             out = change(out, c)
         return out
 
-    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
-        """The guided mean, and the variance that the model learnt under the condition itself."""
-        own: Any = self.model
-        return self(x, t, cond), own.with_variance(x, t, cond)[1]
+    def _against(self, cond: Cond | None) -> Cond | None:
+        return cond if self.negative is None else self.negative
 
-    def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
-        """c and u: in one batch where they are the same model."""
-        negative = cond if self.negative is None else self.negative
-        if self.other is not self.model or cond is None or negative is None:
-            return self.model(x, t, cond), self.other(x, t, negative)
-        twice = time(t).expand(x.shape[0]).repeat(2)
-        c, u = self.model(torch.cat([x, x]), twice, Cond.cat([cond, negative])).chunk(2)
-        return c, u
+    def _shared(self, cond: Cond | None) -> bool:
+        return self.other is self.model and cond is not None and self._against(cond) is not None
+
+    def _twice(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor, Cond]:
+        conds = [c for c in (cond, self._against(cond)) if c is not None]
+        return torch.cat([x, x]), time(t).expand(x.shape[0]).repeat(2), Cond.cat(conds)
 
 
 def cfg(model: Model, scale: Scale, negative: Cond | None, *finish: Finish) -> Model:
@@ -93,7 +112,14 @@ def threshold(percentile: float = 0.995, limit: float = 1.0) -> Finish:
     """Dynamic thresholding of data in [-limit, limit] (arXiv 2205.11487, section 2.3)."""
 
     def finish(guided: Tensor, conditional: Tensor) -> Tensor:
-        reach = like(guided.flatten(1).abs().float().quantile(percentile, 1).clamp(min=limit), guided)
+        reach = like(_quantile(guided.flatten(1).abs().float(), percentile).clamp(min=limit), guided)
         return guided.clamp(-reach, reach) / reach * limit
 
     return finish
+
+
+def _quantile(rows: Tensor, share: float) -> Tensor:
+    """The quantile of each row (B, N), linear between neighbours, for any N: torch.quantile refuses more than 2^24."""
+    low, part = divmod(share * (rows.shape[1] - 1), 1)
+    least = rows.kthvalue(int(low) + 1, 1).values
+    return least if not part else least.lerp(rows.kthvalue(int(low) + 2, 1).values, part)
