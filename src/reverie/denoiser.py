@@ -137,6 +137,7 @@ class Denoiser(nn.Module):
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
             inputs = {k: w for k in ("vector", "tokens", "mask", "residuals") if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
+        own = own if self.autocast is None else torch.float32  # times are no bfloat16, whatever the weights are
         with inside(self.autocast, x.device):
             out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
         return out.to(x.dtype)

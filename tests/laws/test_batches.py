@@ -6,6 +6,8 @@ from paths import F64, PATHS, mixture
 
 from reverie.denoiser import Cond, Denoiser, OneByOne
 from reverie.guide import cfg
+from reverie.nets.dit import DiT, DiTConfig
+from reverie.nets.precision import quick_dtype
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
@@ -104,3 +106,29 @@ def test_law_8_strict_pictures_do_not_change_by_a_bit():
     assert batch.dtype == torch.float32 and float(batch.std()) > 0.1
     for k in range(5):
         assert torch.equal(batch[k : k + 1], run(slice(k, k + 1)))
+
+
+NETS = {
+    "dit": DiT(DiTConfig(in_channels=3, size=32, patch=4, width=256, depth=4, heads=4, context_dim=512, vector_dim=64)),
+    "unet": UNet(UNetConfig(channels=64, mult=(1, 2, 8), blocks=1, attention=(1, 2), context_dim=768, vector_dim=64)),
+}
+
+
+@pytest.mark.skipif(quick_dtype() is None, reason="this processor computes in float32, where a bit that turns is not seen")
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_law_8_nets_in_bfloat16_do_not_look_at_the_batch(name):
+    net, make = NETS[name].eval(), torch.Generator().manual_seed(1)
+    for p in net.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=p[0].numel() ** -0.5, generator=make)
+    x, t, vector = (
+        torch.randn(6, 3, 32, 32, generator=make),
+        1000 * torch.rand(6, generator=make),
+        torch.randn(6, 64, generator=make),
+    )
+    tokens = torch.randn(6, 24, 512 if name == "dit" else 768, generator=make)
+    with torch.autocast("cpu", torch.bfloat16):
+        batch = net(x, t, tokens=tokens, vector=vector)
+        for n in (1, 2, 3):
+            assert torch.equal(net(x[:n], t[:n], tokens=tokens[:n], vector=vector[:n]), batch[:n])

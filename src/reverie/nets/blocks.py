@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.norm import GroupNorm
+from reverie.nets.precision import Linear
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -173,10 +174,10 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"a width of {dim} cannot be split into {heads} heads")
         self.heads = heads
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.k = nn.Linear(context_dim or dim, dim, bias=bias)
-        self.v = nn.Linear(context_dim or dim, dim, bias=bias)
-        self.out = zeroed(nn.Linear(dim, dim), zero)
+        self.q = Linear(dim, dim, bias=bias)
+        self.k = Linear(context_dim or dim, dim, bias=bias)
+        self.v = Linear(context_dim or dim, dim, bias=bias)
+        self.out = zeroed(Linear(dim, dim), zero)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         context = x if context is None else context
@@ -217,8 +218,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, 2 * hidden)
-        self.down = nn.Linear(hidden, dim)
+        self.up = Linear(dim, 2 * hidden)
+        self.down = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.up(x).chunk(2, -1)
@@ -249,9 +250,9 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, heads: int, context_dim: int, depth: int = 1, *, groups: int = 32, zero: bool = True) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, groups, eps=1e-6)
-        self.enter = nn.Linear(channels, channels)
+        self.enter = Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim) for _ in range(depth))
-        self.leave = zeroed(nn.Linear(channels, channels), zero)
+        self.leave = zeroed(Linear(channels, channels), zero)
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         h = self.enter(rows(self.norm(x)))  # (B, H W, C)

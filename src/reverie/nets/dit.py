@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, check_tokens, expect, mlp, zeroed
+from reverie.nets.precision import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class DiTBlock(nn.Module):
         self.gelu = gelu
         self.attention = Attention(width, heads)
         self.cross = None if context_dim is None else Attention(width, heads, context_dim, zero=True)
-        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.up, self.down = Linear(width, hidden), Linear(hidden, width)
         self.adapt = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, c: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -126,7 +127,7 @@ class DiT(nn.Module):
         hidden = int(c.width * c.mlp_ratio)
         self.blocks = nn.ModuleList(DiTBlock(c.width, c.heads, hidden, c.context_dim, c.gelu) for _ in range(c.depth))
         self.adapt = nn.Linear(c.width, 2 * c.width)
-        self.head = nn.Linear(c.width, c.patch**2 * c.out_channels)
+        self.head = Linear(c.width, c.patch**2 * c.out_channels)
         self._init()
 
     def _init(self) -> None:

@@ -3,6 +3,11 @@
 from contextlib import AbstractContextManager
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEEP, FEW = 512, 768
+"""Entries of a row, and rows, at which the CPU's bfloat16 products begin and end to add up in an order of their own."""
 
 
 def quick_dtype() -> torch.dtype | None:
@@ -14,3 +19,32 @@ def quick_dtype() -> torch.dtype | None:
 def inside(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
     """A context in which matrix products and convolutions are computed in `dtype`; None changes nothing."""
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def held(net: nn.Module, dtype: torch.dtype | None) -> None:
+    """The weights of matrix products and convolutions kept in `dtype`, as `inside` would cast them at every call.
+
+    For use only: what is trained or saved keeps its own.
+    """
+    for module in net.modules():
+        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            module.to(dtype)
+
+
+class Linear(nn.Linear):
+    """Of tokens (B, L, D): a sample's sums do not depend on B.
+
+    A deep product of few rows in bfloat16 is added up in another order than one of many, and one bit that turns there is some
+    levels in the picture. So few rows are filled up with zeros; while something is learnt they are not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.numel() // self.in_features
+        if x.ndim < 3 or count >= FEW or self.in_features < DEEP or torch.is_grad_enabled() or not _bf16(x):
+            return super().forward(x)
+        filled = F.pad(x.reshape(count, -1), (0, 0, 0, FEW - count))
+        return super().forward(filled)[:count].view(*x.shape[:-1], -1)
+
+
+def _bf16(x: Tensor) -> bool:
+    return x.device.type == "cpu" and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))

@@ -9,7 +9,7 @@ import torch
 
 from reverie.errors import UserError, nearest
 from reverie.measure.reader import Reader
-from reverie.nets.precision import quick_dtype
+from reverie.nets.precision import held, quick_dtype
 from reverie.solve import Tuned
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load, load_any
@@ -72,4 +72,5 @@ def quick(system: System) -> System:
         if isinstance(part, torch.nn.Module):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             part.autocast = quick_dtype()
+            held(part, part.autocast)
     return system
