@@ -27,6 +27,7 @@ from reverie.nets.mlp import MLPConfig
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.process.path import Path
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
 from reverie.systems.shipped import place
@@ -57,7 +58,7 @@ class Objective:
 
     def denoiser(self, net: Any, autocast: torch.dtype | None) -> Denoiser:
         """The net with its process."""
-        path = rebuild(parse(self.path), (*SCHEDULES, *NOISES), "path")
+        path = rebuild(parse(self.path), (*SCHEDULES, *NOISES), "path", Path)
         rule, clock = rebuild(parse(self.rule), RULES, "rule"), rebuild(parse(self.clock), CLOCKS, "clock")
         twice = self.variance > 0
         return Denoiser(net, path, rule, clock, sigma_data=self.sigma_data, learned_variance=twice, autocast=autocast)
