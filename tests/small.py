@@ -24,7 +24,7 @@ def small_system() -> System:
     model = Denoiser(net, schedules.edm(), rules.edm(0.5), log_snr(), sigma_data=0.5)
     defaults = Sampling(steps=4, guidance=2.0, size=(16, 16))
     about = {"name": "small", "styles": ["micah"], "licence": "CC0-1.0"}
-    system = System(denoiser=model, codec=Pixels(3), encoder=words, defaults=defaults, about=about)
+    system = System(denoiser=model, codec=Pixels(3), encoders={"prompt": words}, defaults=defaults, about=about)
     for part in (model, words):
         part.eval().requires_grad_(False)
     return system

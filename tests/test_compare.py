@@ -272,6 +272,6 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, model, tmp_path, monkeypa
 
 
 def test_what_only_the_model_can_say_is_said_before_the_first_picture():
-    bare = replace(SYSTEM, encoder=None)
+    bare = replace(SYSTEM, encoders={})
     with pytest.raises(UserError, match="takes no prompt"):
         prepare({"model": "bare", "prompt": ""}, Axis("prompt", ("", "a man")), NONE, load=lambda name: bare)

@@ -61,7 +61,8 @@ def test_prompts_of_any_length_share_a_call():
     for k, prompt in enumerate(MIXED):
         one = alone(encoder, [prompt])
         assert torch.equal(one.vector[0], together.vector[k]) and torch.equal(one.tokens[0], together.tokens[k])
-    system = replace(SYSTEM, encoder=Words(WORDS, replace(text, width=16)).requires_grad_(False), denoiser=small_system().denoiser)
+    words = Words(WORDS, replace(text, width=16)).requires_grad_(False)
+    system = replace(SYSTEM, encoders={"prompt": words}, denoiser=small_system().denoiser)
     system.denoiser.autocast = torch.bfloat16
     for strict, levels in ((False, 1), (True, 0)):
         together = pixels(generate(system, MIXED, seed=3, strict=strict))

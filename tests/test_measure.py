@@ -238,7 +238,7 @@ def tiny_of_clothes(count, data=""):
     recipe = {"source": "fashion-mnist", "data": str(data), "size": 32, "training": {"holdout": 40}}
     about = {"name": "tiny", "recipe": recipe, "data": {"name": "fashion-mnist-train", "count": count}}
     defaults = Sampling(steps=2, guidance=1.0, size=(32, 32))
-    return System(denoiser=model, codec=Pixels(1), encoder=Classes(CLASSES, 8), defaults=defaults, about=about)
+    return System(denoiser=model, codec=Pixels(1), encoders={"class": Classes(CLASSES, 8)}, defaults=defaults, about=about)
 
 
 def clothes(folder, count=60):

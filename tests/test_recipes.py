@@ -65,7 +65,7 @@ def test_the_emoji_set_can_be_trained_on(tmp_path):
     recipe = replace(preset, source="emoji", data=str(tmp_path / "emoji"), training=training)
     for now in (session := Session.open(recipe, tmp_path / "run", resume=False)):
         assert np.isfinite(now.loss)
-    assert "fruit" in session.system.encoder.vocabulary
+    assert "fruit" in session.system.encoders["prompt"].vocabulary
     with pytest.raises(UserError, match="32x32, not 64x64"):
         replace(recipe, size=64).pictures()
 
@@ -88,8 +88,8 @@ def test_a_recipe_can_learn_the_variance_of_its_steps(places, tmp_path):
 
 def test_clothes_are_told_apart_by_class_and_avatars_by_concepts(places):
     clothes = replace(RECIPES["fashion-mnist"], data=places["fashion-mnist"])
-    assert isinstance(clothes.prepare(clothes.pictures())[0].encoder, Classes)
-    assert isinstance(RECIPES["avatars"].prepare(RECIPES["avatars"].pictures())[0].encoder, Concepts)
+    assert isinstance(clothes.prepare(clothes.pictures())[0].encoders["class"], Classes)
+    assert isinstance(RECIPES["avatars"].prepare(RECIPES["avatars"].pictures())[0].encoders["prompt"], Concepts)
 
 
 HUES = ("red", "blue", "green", "pink", "black")

@@ -5,12 +5,15 @@ z = (latent - shift) / scale, per channel, so that the data has mean 0 and devia
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from reverie.card import remembers
+from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
 from reverie.nets.precision import inside
+from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 
 
 class Codec(Protocol):
@@ -25,10 +28,11 @@ class Codec(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
+@remembers
 class Pixels(nn.Module):
     """No codec: the pictures are the space."""
 
-    def __init__(self, channels: int = 3) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
@@ -42,8 +46,12 @@ class Pixels(nn.Module):
         return z
 
 
+@remembers
 class Points(nn.Module):
     """Points (B, 2) of the plane, not pictures; each is drawn as a dot."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (2,)
@@ -59,15 +67,21 @@ class Points(nn.Module):
         return out
 
 
+@remembers
 class Shrunk(nn.Module):
-    """Small pictures: encode averages factor x factor pixels, decode enlarges with a net (B, C, h, w) -> (B, C, fh, fw)."""
+    """Small pictures: encode averages factor x factor pixels, decode enlarges with a net (B, C, h, w) -> (B, C, fh, fw).
 
-    def __init__(self, net: Any, factor: int, channels: int = 3, *, autocast: torch.dtype | None = None) -> None:
+    autocast: dtype of the inside of the net (torch.bfloat16), or None for its own.
+    """
+
+    autocast: torch.dtype | None = None
+
+    def __init__(self, net: UpsamplerConfig) -> None:
         super().__init__()
-        self.net, self.factor, self.channels, self.autocast = net, factor, channels, autocast
+        self.net, self.factor = Upsampler(net), net.factor
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        return (self.channels, *_divided(height, width, self.factor))
+        return (self.net.config.in_channels, *_divided(height, width, self.factor))
 
     def encode(self, x: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(x, self.factor)
@@ -84,20 +98,22 @@ def _divided(height: int, width: int, factor: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
+@remembers
 class Latent(nn.Module):
-    """An autoencoder (`encode(x) -> (mean, logvar)`, `decode`) with the latents' measured mean and deviation, eq. (2)."""
+    """An autoencoder with the latents' measured mean and deviation, eq. (2). autocast: as of `Shrunk`."""
 
     shift: Tensor
     scale: Tensor
+    autocast: torch.dtype | None = None
 
-    def __init__(self, net: Any, latent: int, factor: int, *, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, net: AutoencoderConfig) -> None:
         super().__init__()
-        self.net, self.latent, self.factor, self.autocast = net, latent, factor, autocast
-        self.register_buffer("shift", torch.zeros(latent))
-        self.register_buffer("scale", torch.ones(latent))
+        self.net, self.factor = Autoencoder(net), net.factor
+        self.register_buffer("shift", torch.zeros(net.latent))
+        self.register_buffer("scale", torch.ones(net.latent))
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        return (self.latent, *_divided(height, width, self.factor))
+        return (len(self.shift), *_divided(height, width, self.factor))
 
     def encode(self, x: Tensor) -> Tensor:
         with inside(self.autocast, x.device):
@@ -117,3 +133,6 @@ class Latent(nn.Module):
             z = torch.cat([self.encode(x) for x in batches])
         self.shift.copy_(z.mean((0, 2, 3)))
         self.scale.copy_(z.std((0, 2, 3)))
+
+
+CODECS = (Pixels, Points, Shrunk, Latent)

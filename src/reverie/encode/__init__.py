@@ -19,3 +19,8 @@ class Encoder(Protocol):
     def notes(self, prompt: Any) -> list[str]:
         """What of the prompt has no effect, one line each."""
         ...
+
+
+ENCODERS = (Classes, Words, Concepts)
+SAID = ("prompt", "class")
+"""The kinds of things that are said in words, each with its encoder in `System.encoders`; the first there is is asked."""

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from reverie.card import remembers
 from reverie.denoiser import Cond
 from reverie.errors import UserError, nearest
 
 
+@remembers
 class Classes(nn.Module):
     """Labels (names or numbers) -> Cond.vector (B, width); the last row of the table is the null class."""
 

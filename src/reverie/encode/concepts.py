@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from reverie.card import remembers
 from reverie.denoiser import Cond
 from reverie.encode.words import Words
 from reverie.nets.text import TextConfig
 
 
+@remembers
 class Concepts(Words):
     """Prompts -> Cond.vector (B, width): for each attribute the probabilities of "not told" and of its values.
 

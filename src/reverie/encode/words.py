@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.card import remembers
 from reverie.denoiser import Cond
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig, TextTransformer
@@ -26,6 +27,7 @@ def split(text: str) -> list[str]:
     return WORD.findall(text.casefold().replace("'", ""))
 
 
+@remembers
 class Words(TextTransformer):
     """Prompts -> Cond with tokens (B, L, D), mask (B, L) and their pooled vector (B, D)."""
 

@@ -11,19 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nets.classifier import Classifier
+from reverie.card import remembers
+from reverie.errors import UserError
+from reverie.nets.classifier import Classifier, ClassifierConfig
 
 
+@remembers
 class Reader(nn.Module):
     """A classifier with the names of what it reads.
 
     values: head -> the names of its classes, in order. size: pictures are brought to size x size pixels first.
     """
 
-    def __init__(self, net: Classifier, values: Mapping[str, Sequence[str]], size: int) -> None:
+    def __init__(self, net: ClassifierConfig, values: Mapping[str, Sequence[str]], size: int) -> None:
         super().__init__()
-        self.net, self.size = net, size
+        self.net, self.size = Classifier(net), size
         self.values = {head: tuple(names) for head, names in values.items()}
+        if {head: len(names) for head, names in self.values.items()} != dict(net.heads):
+            raise UserError(f"a reader's values {self.values} are not those of its net's heads {dict(net.heads)}")
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """x (B, C, H, W) in [-1, 1] -> features (B, F), {head: logits (B, classes)}."""

@@ -4,7 +4,7 @@ A recipe says what it trains on, what the net is and what it learns; `job` turns
 something that can be sampled. Processes and laws are named constructors written as calls: `flow(shift=3)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
@@ -19,14 +19,14 @@ from reverie.codec import Pixels, Shrunk
 from reverie.data.pictures import Pictures
 from reverie.data.sets import open_pictures
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import Classes, Words
+from reverie.encode import Classes, Encoder, Words
 from reverie.encode.words import FIRST, split
 from reverie.errors import UserError
 from reverie.nets.dit import DiTConfig
 from reverie.nets.mlp import MLPConfig
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
-from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.nets.upsampler import UpsamplerConfig
 from reverie.process.path import Path
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
@@ -124,15 +124,17 @@ class Recipe(Preset):
 
     def prompts(self, system: System) -> Sequence[Any]:
         """Sixteen prompts for previews."""
-        if isinstance(system.encoder, Classes):
-            return [i % len(system.encoder.classes) for i in range(16)]
+        if isinstance(known := system.encoders.get("class"), Classes):
+            return [i % len(known.classes) for i in range(16)]
         return self.samples or [""] * 16
 
     def prepare(self, pictures: Pictures) -> tuple[System, Job]:
         """A fresh system for these pictures, and its training job."""
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        encoder = load_any(place(self.wording)).encoder if self.wording else self._encoder(pictures)
+        encoders = load_any(place(self.wording)).encoders if self.wording else self._encoders(pictures)
+        if self.wording and not encoders:
+            raise UserError(f"{self.name}: the wording {self.wording} has no text encoder: name a model that has one")
         codec = self._codec(pictures.images.shape[1])
         self._check(codec)
         denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
@@ -140,7 +142,7 @@ class Recipe(Preset):
             denoiser,
             encode(codec, train.images),
             encode(codec, held.images),
-            encoder=encoder,
+            encoder=next(iter(encoders.values()), None),
             prompt=_prompt(train),
             held_prompt=_prompt(held),
             **self.objective.laws(256 if self.shrink == 1 else 0),
@@ -149,7 +151,7 @@ class Recipe(Preset):
         if self.training.compile:
             denoiser.net.compile()
         defaults = replace(self.sampling, size=(self.size, self.size))
-        return System(denoiser=denoiser, codec=codec, encoder=encoder, defaults=defaults, about=self.card(pictures)), job
+        return System(denoiser=denoiser, codec=codec, encoders=encoders, defaults=defaults, about=self.card(pictures)), job
 
     def _check(self, codec: Any) -> None:
         """The net must take what the codec gives, and answer with as much, or twice that where it learns a variance."""
@@ -165,16 +167,18 @@ class Recipe(Preset):
         if self.shrink == 1:
             return Pixels(channels)
         if self.codec:
-            return load_any(place(self.codec)).codec
-        return Shrunk(Upsampler(UpsamplerConfig(factor=self.shrink, blocks=0)), self.shrink, channels)
+            if (codec := load_any(place(self.codec)).codec) is None:
+                raise UserError(f"{self.name}: the codec {self.codec} is a part without one: name a model that has an enlarger")
+            return codec
+        return Shrunk(UpsamplerConfig(in_channels=channels, factor=self.shrink, blocks=0))
 
-    def _encoder(self, pictures: Pictures) -> Any:
+    def _encoders(self, pictures: Pictures) -> Mapping[str, Encoder]:
         if self.words and pictures.caption is not None:
-            return fresh_words(pictures, self.words)
+            return {"prompt": fresh_words(pictures, self.words)}
         if pictures.labels is not None:
             width = getattr(self.net, "vector_dim", None) or 128
-            return Classes(pictures.classes, width)
-        return None
+            return {"class": Classes(pictures.classes, width)}
+        return {}
 
 
 def recipe_card(recipe: Any) -> dict[str, Any]:

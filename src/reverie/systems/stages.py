@@ -12,7 +12,7 @@ from reverie.encode import Concepts
 from reverie.encode.words import FIRST
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
-from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.nets.upsampler import UpsamplerConfig
 from reverie.systems.recipe import Preset, channels_last, vocabulary
 from reverie.systems.system import Part
 from reverie.train.jobs import Enlarging
@@ -34,7 +34,7 @@ class WordingRecipe(Preset):
         words = vocabulary(pictures)
         encoder = Concepts(words, replace(self.words, vocabulary=FIRST + len(words)), VALUES)
         held = [tell(np.random.default_rng([1, k])) for k in range(self.training.holdout)]
-        return Part(encoder=encoder, about=self.card()), Wording(encoder, tell, held, autocast=self.training.autocast)
+        return Part(encoders={"prompt": encoder}, about=self.card()), Wording(encoder, tell, held, autocast=self.training.autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ class EnlargerRecipe(Preset):
         """A fresh enlarger for these pictures, and its training job."""
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        codec = Shrunk(Upsampler(self.net), self.net.factor, self.net.in_channels, autocast=self.training.autocast)
+        codec = Shrunk(self.net)
+        codec.autocast = self.training.autocast
         channels_last(codec)
         return Part(codec=codec, about=self.card(pictures)), Enlarging(
             codec, train.images, held.images, noise=self.noise, edges=self.edges

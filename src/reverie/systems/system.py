@@ -1,4 +1,4 @@
-"""A system: what says the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
+"""A system: what hears the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 from reverie.codec import Codec
 from reverie.denoiser import Denoiser
+from reverie.encode import SAID, Encoder
 from reverie.solve import Tuned
 
 
@@ -23,15 +24,21 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """An assembled generator. encoder: prompts -> Cond, or None. about: name, licence, data, recipe, measured quality."""
+    """An assembled generator. about: name, licence, data, recipe, measured quality."""
 
     denoiser: Denoiser
     codec: Codec
-    encoder: Any = None
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
+    """Kind of thing that is said ("prompt", "class") -> what makes a condition of it; none = unconditional."""
     defaults: Sampling = field(default_factory=Sampling)
     about: dict[str, Any] = field(default_factory=dict)
     tuned: Mapping[int, Tuned] = field(default_factory=dict)
     """Solvers fitted to this model (`reverie tune`), by their evaluations."""
+
+    @property
+    def prompt_encoder(self) -> Encoder | None:
+        """The encoder of what is said in words, a prompt or a class; None where nothing can be."""
+        return next((self.encoders[kind] for kind in SAID if kind in self.encoders), None)
 
     @property
     def name(self) -> str:
@@ -48,6 +55,6 @@ class Part:
     """One piece that was trained alone: a codec, a text encoder, or a reader that judges pictures."""
 
     codec: Any = None
-    encoder: Any = None
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
     reader: Any = None
     about: dict[str, Any] = field(default_factory=dict)

@@ -1,46 +1,50 @@
 """Systems as files: one `.safetensors`, its card in the metadata; nothing is ever unpickled.
 
-card = {"denoiser": {"net", "path", "rule", "clock", "sigma_data", "learned_variance"}, "codec", "encoder", "defaults", "about"}
-A part that was trained alone has no denoiser and no defaults, but perhaps a reader.
+card = {"format", "denoiser": {"net", "path", "rule", "clock", "sigma_data", "learned_variance"}, "codec", "encoders", "defaults",
+"about"}; a part that was trained alone has no denoiser and no defaults, but perhaps a reader. The tensors are named by the part
+they belong to: "denoiser.", "codec.", "reader.", and "encoders.prompt." or what else is said.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.card import Card, card_of, rebuild
-from reverie.codec import Latent, Pixels, Points, Shrunk
+from reverie.codec import CODECS
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import Classes, Concepts, Words
+from reverie.encode import ENCODERS, SAID
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.measure.reader import Reader
-from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
-from reverie.nets.classifier import Classifier, ClassifierConfig
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
-from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNet, UNetConfig
-from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 from reverie.process.noise import gaussian, offset, student_t
+from reverie.process.path import Path
 from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
 from reverie.systems.system import Part, Sampling, System
 
-CONFIGS = (UNetConfig, DiTConfig, MLPConfig, AutoencoderConfig, UpsamplerConfig, TextConfig, ClassifierConfig, Sampling)
-NETS: dict[type, type[nn.Module]] = {UNetConfig: UNet, DiTConfig: DiT, MLPConfig: MLP, AutoencoderConfig: Autoencoder}
+NETS: dict[type, type[nn.Module]] = {UNetConfig: UNet, DiTConfig: DiT, MLPConfig: MLP}
+"""What a denoiser's net may be: one line each."""
 NOISES = (gaussian, offset, student_t)
-FORMAT = 1
+FORMAT = 2
+EMPTY = torch.device("meta")
+"""Where modules are built whose weights a file will give: nothing is drawn. Paths are not: their tables are numbers."""
+ABOUT = {"name": str, "styles": list[str], "data": Mapping[str, Any], "recipe": Mapping[str, Any]}
 
 
 def build_net(config: Any) -> nn.Module:
-    """The net a configuration describes."""
-    return NETS[type(config)](config)
+    """The net a configuration describes; UserError where there can be none."""
+    try:
+        return NETS[type(config)](config)
+    except Exception as error:  # whatever a net says of its configuration, it came from a file or a command
+        raise UserError(f"no net can be made from {config}: {' '.join(str(error).split())}") from error
 
 
 def denoiser_card(model: Denoiser) -> Card:
@@ -54,110 +58,59 @@ def denoiser_card(model: Denoiser) -> Card:
     }
 
 
-def build_denoiser(card: Mapping[str, Any], where: str) -> Denoiser:
-    known = ("net", "path", "rule", "clock", "sigma_data", "learned_variance")
-    _only(card, known, where)
+def build_denoiser(card: Any, where: str) -> Denoiser:
+    _only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance"), where)
+    with EMPTY:
+        net = build_net(rebuild(card["net"], NETS, f"{where}.net"))
     return Denoiser(
-        build_net(rebuild(card["net"], CONFIGS, f"{where}.net")),
-        rebuild(card["path"], (*SCHEDULES, *NOISES), f"{where}.path"),
+        net,
+        rebuild(card["path"], (*SCHEDULES, *NOISES), f"{where}.path", Path),
         rebuild(card["rule"], RULES, f"{where}.rule"),
         rebuild(card["clock"], CLOCKS, f"{where}.clock"),
-        sigma_data=card["sigma_data"],
-        learned_variance=card["learned_variance"],
+        sigma_data=rebuild(card["sigma_data"], (), f"{where}.sigma_data", float | None),
+        learned_variance=rebuild(card["learned_variance"], (), f"{where}.learned_variance", bool),
     )
 
 
-def codec_card(codec: Any) -> Card | None:
-    if codec is None:
-        return None
-    if isinstance(codec, Points):
-        return {"kind": "points"}
-    if isinstance(codec, Pixels):
-        return {"kind": "pixels", "channels": codec.channels}
-    if isinstance(codec, Shrunk):
-        return {"kind": "shrunk", "net": card_of(codec.net.config)}
-    return {"kind": "latent", "net": card_of(codec.net.config)}
-
-
-def build_codec(card: Mapping[str, Any] | None, where: str) -> Any:
-    if card is None:
-        return None
-    if card.get("kind") == "points":
-        return Points()
-    if card.get("kind") == "pixels":
-        return Pixels(card["channels"])
-    _only(card, ("kind", "net"), where)
-    config = rebuild(card["net"], CONFIGS, where)
-    if card["kind"] == "shrunk":
-        return Shrunk(Upsampler(config), config.factor, config.in_channels)
-    return Latent(Autoencoder(config), config.latent, config.factor)
-
-
-def encoder_card(encoder: Any) -> Card | None:
-    if encoder is None:
-        return None
-    if isinstance(encoder, Classes):
-        return {"kind": "classes", "classes": list(encoder.classes), "width": encoder.width}
-    if isinstance(encoder, Concepts):
-        values = {k: list(v) for k, v in encoder.values.items()}
-        return {"kind": "concepts", "vocabulary": list(encoder.vocabulary), "text": card_of(encoder.config), "values": values}
-    return {"kind": "words", "vocabulary": list(encoder.vocabulary), "text": card_of(encoder.config)}
-
-
-def build_encoder(card: Mapping[str, Any] | None, where: str) -> Any:
-    if card is None:
-        return None
-    if card.get("kind") == "classes":
-        return Classes(card["classes"], card["width"])
-    concepts = card.get("kind") == "concepts"
-    _only(card, ("kind", "vocabulary", "text", *(["values"] if concepts else [])), where)
-    text = rebuild(card["text"], CONFIGS, where)
-    return Concepts(card["vocabulary"], text, card["values"]) if concepts else Words(card["vocabulary"], text)
-
-
-def reader_card(reader: Reader | None) -> Card | None:
-    if reader is None:
-        return None
-    return {"net": card_of(reader.net.config), "values": {k: list(v) for k, v in reader.values.items()}, "size": reader.size}
-
-
-def build_reader(card: Mapping[str, Any] | None, where: str) -> Reader | None:
-    if card is None:
-        return None
-    _only(card, ("net", "values", "size"), where)
-    return Reader(Classifier(rebuild(card["net"], CONFIGS, where)), card["values"], card["size"])
-
-
-def _only(card: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def _only(card: Any, known: tuple[str, ...], where: str, needed: bool = True) -> None:
+    """UserError unless the card is a mapping with these fields; all of them, where they are needed."""
+    if not isinstance(card, Mapping):
+        raise UserError(f"{where} is {card!r}; it must be a mapping with {', '.join(known)}: the file is damaged, get it again")
     for field in card:
         if field not in known:
-            raise UserError(f"{where}: unknown field '{field}'.{nearest(field, known)}")
-    if missing := [k for k in known if k not in card]:
+            raise UserError(f"{where}: unknown field '{field}'.{nearest(str(field), known)}")
+    if needed and (missing := [k for k in known if k not in card]):
         raise UserError(f"{where}: the field '{missing[0]}' is missing; the file was not written by reverie, or by a later version")
 
 
 def parts(system: System | Part) -> dict[str, nn.Module]:
-    """The parts that have weights."""
-    return {name: part for name, part in vars(system).items() if isinstance(part, nn.Module)}
+    """The parts that have weights, by the names of their tensors."""
+    every = {**vars(system), **{f"encoders.{kind}": encoder for kind, encoder in system.encoders.items()}}
+    return {name: part for name, part in every.items() if isinstance(part, nn.Module)}
 
 
 def card(system: System | Part) -> Card:
     """All that is needed to build it again, but the weights."""
-    shared = {"format": FORMAT, "codec": codec_card(system.codec), "encoder": encoder_card(system.encoder), "about": system.about}
+    shared = {
+        "format": FORMAT,
+        "codec": card_of(system.codec),
+        "encoders": card_of(system.encoders),
+        "about": system.about,
+    }
     if isinstance(system, Part):
-        return shared | {"reader": reader_card(system.reader)}
-    defaults = {f.name: card_of(getattr(system.defaults, f.name)) for f in fields(Sampling)}
+        return shared | {"reader": card_of(system.reader)}
+    defaults = {k: v for k, v in card_of(system.defaults).items() if k != "name"}
     return shared | {"denoiser": denoiser_card(system.denoiser), "defaults": defaults}
 
 
-def save(system: System | Part, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def save(system: System | Part, path: str | File, dtype: torch.dtype | None = None) -> None:
     """Writes a system; `dtype` (torch.float16) halves the file."""
     tensors = {f"{part}.{k}": v for part, module in parts(system).items() for k, v in module.state_dict().items()}
     tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
-    save_tensors(Path(path), tensors, {"reverie.card": card(system)})
+    save_tensors(File(path), tensors, {"reverie.card": card(system)})
 
 
-def load(path: str | Path) -> System:
+def load(path: str | File) -> System:
     """Reads a system written by `save`, and checks it whole: names, fields, shapes, and that every weight is finite."""
     system = load_any(path)
     if isinstance(system, Part):
@@ -165,46 +118,90 @@ def load(path: str | Path) -> System:
     return system
 
 
-def load_any(path: str | Path) -> System | Part:
+def load_any(path: str | File) -> System | Part:
     """A system, or a part that was trained alone."""
-    path = Path(path)
-    tensors, about = load_tensors(path)
+    tensors, about = load_tensors(File(path))
     card = about.get("reverie.card")
     if not isinstance(card, dict):
         raise UserError(f"{path} has no reverie card: it was not written by reverie.save")
-    if card.get("format", 0) > FORMAT:
-        raise UserError(f"{path} has format {card['format']}, newer than this version reads ({FORMAT}): update reverie")
-    with torch.device("meta"):  # nothing is drawn that the file will replace
-        system = _build(card, fingerprint(tensors), str(path))
-    for name, module in parts(system).items():
-        _fill(
-            module,
-            {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")},
-            f"{path}: the weights of the {name}",
-        )
+    if (form := rebuild(card.get("format"), (), f"{path}: format", int)) > FORMAT:
+        raise UserError(f"{path} has format {form}, newer than this version reads ({FORMAT}): update reverie")
+    stamp = fingerprint(tensors)
+    if form == 1:
+        card, tensors = _of_format_1(card, tensors)
+    system = _build(card, stamp, str(path))
+    _fill_all(system, tensors, str(path))
     return system
+
+
+def _of_format_1(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Card, dict[str, Tensor]]:
+    """Card and tensors as they are written now: there was one encoder, and kinds in place of the names of classes."""
+
+    def named(part: Any) -> Any:
+        if not isinstance(part, Mapping) or not isinstance(kind := part.get("kind"), str):
+            return part
+        return {"name": kind.capitalize(), **{k: v for k, v in part.items() if k != "kind"}}
+
+    now = {k: named(v) if k == "codec" else v for k, v in card.items() if k != "encoder"}
+    encoder = named(card.get("encoder"))
+    said = "class" if isinstance(encoder, Mapping) and encoder.get("name") == "Classes" else "prompt"
+    if isinstance(reader := card.get("reader"), Mapping):
+        now["reader"] = {"name": "Reader", **reader}
+    if "encoder" in card:
+        now["encoders"] = {} if encoder is None else {said: encoder}
+    return now, {(f"encoders.{said}.{k[8:]}" if k.startswith("encoder.") else k): v for k, v in tensors.items()}
 
 
 def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     whole = "denoiser" in card
-    _only(card, ("format", "codec", "encoder", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
-    shared = {
-        "codec": build_codec(card["codec"], f"{path}: codec"),
-        "encoder": build_encoder(card["encoder"], f"{path}: encoder"),
-        "about": {**card["about"], "hash": stamp},
-    }
+    _only(card, ("format", "codec", "encoders", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
+    _only(card["encoders"], SAID, f"{path}: encoders", needed=False)
+    with EMPTY:
+        made = {
+            "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},
+            "codec": None if card["codec"] is None and not whole else rebuild(card["codec"], CODECS, f"{path}: codec"),
+            "reader": None if card.get("reader") is None else rebuild(card["reader"], (Reader,), f"{path}: reader"),
+        }
+    about = {**_about(card["about"], f"{path}: about"), "hash": stamp}
     if not whole:
-        return Part(**shared, reader=build_reader(card["reader"], f"{path}: reader"))
-    known = {k: v for k, v in card["defaults"].items() if k != "clip"}  # older files carry it; nothing ever read it
-    defaults = rebuild({"name": "Sampling", **known}, CONFIGS, f"{path}: defaults")
-    return System(**shared, denoiser=build_denoiser(card["denoiser"], f"{path}: denoiser"), defaults=defaults)
+        return Part(**made, about=about)
+    _only(card["defaults"], tuple(f.name for f in fields(Sampling)), f"{path}: defaults", needed=False)
+    return System(
+        encoders=made["encoders"],
+        codec=made["codec"],
+        denoiser=build_denoiser(card["denoiser"], f"{path}: denoiser"),
+        defaults=rebuild({"name": "Sampling", **card["defaults"]}, (Sampling,), f"{path}: defaults"),
+        about=about,
+    )
+
+
+def _about(about: Any, where: str) -> Mapping[str, Any]:
+    """What the file says of itself; UserError unless what others look at is of its kind."""
+    checked: Mapping[str, Any] = rebuild(about, (), where, Mapping[str, Any])
+    for name, kind in ABOUT.items():
+        if name in checked:
+            rebuild(checked[name], (), f"{where}.{name}", kind)
+    return checked
+
+
+def _fill_all(system: System | Part, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Every part gets its weights, and every tensor must belong to one."""
+    left = dict(tensors)
+    for name, module in parts(system).items():
+        own = {k[len(name) + 1 :]: left.pop(k) for k in tensors if k.startswith(name + ".")}
+        _fill(module, own, f"{path}: the weights of the {name}")
+    if left:
+        raise UserError(f"{path}: '{min(left)}' belongs to no part of the model: the file is damaged, get it again")
 
 
 def _fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """The weights go into a module built without any; it is then ready for use, and no longer for training."""
+    wanted = module.state_dict()
     for k, v in weights.items():
         if not bool(v.isfinite().all()):
             raise UserError(f"{what}: {k} holds NaN or infinity: the training diverged or the file is damaged")
+        if k in wanted and v.is_floating_point() != wanted[k].is_floating_point():
+            raise UserError(f"{what} do not fit its card: {k} holds {v.dtype}, and not {wanted[k].dtype}")
     try:
         module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
     except RuntimeError as error:
@@ -218,5 +215,5 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     hasher = hashlib.sha256()
     for k in sorted(tensors):
         hasher.update(k.encode())
-        hasher.update(tensors[k].contiguous().view(torch.uint8).numpy().tobytes() if tensors[k].numel() else b"")
+        hasher.update(tensors[k].reshape(-1).view(torch.uint8).numpy().tobytes() if tensors[k].numel() else b"")
     return hasher.hexdigest()

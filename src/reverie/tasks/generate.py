@@ -158,14 +158,14 @@ def to_images(x: Tensor) -> list[Image.Image]:
 def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Model, Any]:
     """The denoiser with everything the settings ask for, and its condition."""
     model: Any = OneByOne(system.denoiser) if settings.strict else system.denoiser
-    if system.encoder is None:
+    if (encoder := system.prompt_encoder) is None:
         if any(t != "" for t in texts):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return model, None
-    cond = alone(system.encoder, texts)
+    cond = alone(encoder, texts)
     scale = 1.0 if settings.guidance is None else float(settings.guidance)
     if scale != 1:
-        model = cfg(model, scale, alone(system.encoder, [settings.negative] * len(texts)))
+        model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts)))
     return model, cond
 
 
@@ -235,9 +235,9 @@ def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]
 
 def notes(system: System, settings: Settings) -> list[str]:
     """What of the prompts and the negative prompt has no effect, one line each."""
-    if system.encoder is None:
+    if (encoder := system.prompt_encoder) is None:
         return []
-    return list(dict.fromkeys(note for p in (*settings.prompt, settings.negative) for note in system.encoder.notes(p)))
+    return list(dict.fromkeys(note for p in (*settings.prompt, settings.negative) for note in encoder.notes(p)))
 
 
 def _settled(system: System, prompt: Any, settings: Any) -> Settings:

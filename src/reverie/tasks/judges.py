@@ -66,7 +66,7 @@ def by_example(system: System, pictures: Pictures, samples: int, seed: int) -> J
 
 
 def _said(system: System, pictures: Pictures, i: int, rng: np.random.Generator) -> Any:
-    if system.encoder is None:
+    if system.prompt_encoder is None:
         return ""
     if pictures.caption is not None:
         return pictures.caption(i, rng)

@@ -106,9 +106,9 @@ def long_run(system: System, samples: int, seed: int) -> Teacher:
 
 def _prompts(system: System, samples: int) -> list[Any]:
     """Those of the model's previews, or its classes in turn."""
-    if system.encoder is None:
+    if (encoder := system.prompt_encoder) is None:
         return [""] * samples
-    known: Sequence[Any] = system.about.get("recipe", {}).get("samples") or range(len(getattr(system.encoder, "classes", ())))
+    known: Sequence[Any] = system.about.get("recipe", {}).get("samples") or range(len(getattr(encoder, "classes", ())))
     return [known[i % len(known)] for i in range(samples)] if len(known) else [""] * samples
 
 

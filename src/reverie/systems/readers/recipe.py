@@ -13,7 +13,7 @@ import torch
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.measure.reader import Reader
-from reverie.nets.classifier import Classifier, ClassifierConfig
+from reverie.nets.classifier import ClassifierConfig
 from reverie.systems.recipe import Preset, channels_last
 from reverie.systems.system import Part
 from reverie.train.jobs import Reading
@@ -39,7 +39,7 @@ class ReaderRecipe(Preset):
         train, held = self.split(pictures)
         values = seen(pictures, self.heads)
         torch.manual_seed(self.training.seed)
-        net = Classifier(replace(self.net, in_channels=pictures.images.shape[1], heads={h: len(v) for h, v in values.items()}))
+        net = replace(self.net, in_channels=pictures.images.shape[1], heads={h: len(v) for h, v in values.items()})
         reader = Reader(net, values, self.size)
         channels_last(reader)
         job = Reading(
