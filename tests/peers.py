@@ -128,6 +128,9 @@ def scheduler(name: str, path: Path, steps: int, **options: Any) -> tuple[Any, T
         grid = torch.linspace(1, 0, steps + 1, dtype=F64)
         peer.alphas, peer.betas = path(grid)
         return peer, grid
+    if name == "PNDM":  # its timesteps say each stage; the knots lie beneath
+        peer.final_alpha_cumprod = peer.final_alpha_cumprod.double()
+        return peer, torch.tensor([*(peer._timesteps[::-1] + 1) / 1000, 0.0], dtype=F64)
     if not hasattr(peer, "sigmas"):
         arrival = 1e-3 if name == "TCD" else 0  # where it stops
         return peer, torch.cat([(peer.timesteps.double() + 1) / 1000, torch.tensor([arrival], dtype=F64)])

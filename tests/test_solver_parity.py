@@ -22,7 +22,7 @@ from peers import (
 )
 
 from reverie.process import grids, rules
-from reverie.solve import DDIM, Churn, Corrected, Exponential, Learned, Renoise, Single, euler, heun, ipndm, lms, unipc
+from reverie.solve import DDIM, Churn, Corrected, Exponential, Learned, Renoise, Single, euler, heun, ipndm, lms, plms, pndm, unipc
 
 pytestmark = [  # of diffusers with numpy 2, and of its own algorithm types
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
@@ -47,6 +47,15 @@ def three(**options):
 def dpm(solver, order, algorithm="dpmsolver++", **options):
     above = ABOVE if "++" not in algorithm else FULL
     return solver, "DPMSolverMultistep", {**TRAILING, **above, "solver_order": order, "algorithm_type": algorithm, **options}
+
+
+def sa(depth, tau):
+    return Corrected(depth, "sa", eta=tau**2)
+
+
+def sa_options(depth, tau):
+    own = {"predictor_order": depth, "corrector_order": depth + 1, "tau_func": lambda t: torch.tensor(tau, dtype=F64)}
+    return {**TRAILING, **FULL, **own}
 
 
 ON_VP = {
@@ -84,6 +93,9 @@ ON_VP = {
     "unipc-3-to-0": (turns(*[unipc(3)] * 8, unipc(2)), "UniPCMultistep", {**TRAILING, "solver_order": 3}),
     **{f"deis-{n}": (noise(n), "DEISMultistep", {**TRAILING, **FULL, "solver_order": n}) for n in (1, 2, 3)},
     "ipndm": (ipndm(), "IPNDM", {}),
+    "plms": (plms(), "PNDM", {**BETAS, "skip_prk_steps": True, "set_alpha_to_one": True}),
+    "pndm": (pndm(), "PNDM", {**BETAS, "set_alpha_to_one": True}),
+    **{f"sa-{p}-{tau}": (sa(p, tau), "SASolver", sa_options(p, tau)) for p in (1, 2, 3) for tau in (0.0, 0.6, 1.0)},
     "lcm": (Renoise(DDIM(), gamma=1.0), "LCM", BETAS),
     "tcd": (turns(*[Renoise(DDIM(), gamma=0.3)] * 9, DDIM()), "TCD", BETAS, {"eta": 0.3}),
     "tcd-0": (Renoise(DDIM(), gamma=0.0), "TCD", BETAS, {"eta": 0.0}),

@@ -87,3 +87,14 @@ def test_picard_finds_the_sequential_result(solver, window):
     assert (rough.x - found.x).abs().max() < 0.02
     assert rough.rounds <= found.rounds <= 40 and rough.saved == 40 - rough.rounds
     assert window or rough.saved >= 15
+
+
+def test_picard_takes_a_grid_for_each_sample():
+    path = schedules.flow()
+    model, rng = mixture(path), Rng.of(3, 2, dtype=F64)
+    one, two = grids.uniform()(path, 9), grids.quadratic()(path, 7)
+    both = torch.stack([one, torch.cat([two, torch.zeros(2, dtype=F64)])], 1)
+    x = path.prior((2, 2), rng=rng)
+    for solver in (DDIM(), DDIM(1.0)):
+        found = picard(model, x, both, solver, rng=rng, tolerance=0.0)
+        assert (found.x - sample(model, x, both, solver, rng=rng)).abs().max() < 1e-12

@@ -12,7 +12,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.rng import Rng
-from reverie.solve import Ancestral, Churn, Exponential, Single, heun, lms, midpoint, sample, trace, unipc
+from reverie.solve import Ancestral, Churn, Exponential, Restart, Single, heun, lms, midpoint, sample, trace, unipc
 
 SOLVERS = {
     "ddpm": Ancestral(1.0),
@@ -24,6 +24,7 @@ SOLVERS = {
     "unipc": unipc(2),
     "seeds-3": Single(3, eta=1.0),
     "churn": Churn(heun(), amount=8, steps=8),
+    "restart": Restart(heun(), low=0.5, times=2),
 }
 
 

@@ -29,6 +29,18 @@ def test_a_round_trip_comes_back(name, solver):
     assert (back - noise).abs().max() < 1e-2 * float(path(1.0)[1])
 
 
+def test_samples_may_be_inverted_on_grids_of_their_own():
+    path = schedules.flow()
+    model = mixture(path)
+    x0 = model.draw(Rng.of(4, 2, dtype=F64))
+    one, two = grids.uniform()(path, 12), grids.quadratic()(path, 8)
+    both = torch.stack([one, torch.cat([two, torch.zeros(4, dtype=F64)])], 1)  # the second arrives four steps before the first
+    found = invert(model, x0, both, DDIM(), tolerance=1e-10)
+    alone = [invert(model, x0[k : k + 1], g, DDIM(), tolerance=1e-10) for k, g in enumerate((one, two))]
+    assert (found - torch.cat(alone)).abs().max() < 1e-7
+    assert (sample(model, found, both, DDIM()) - x0).abs().max() < 1e-7
+
+
 def test_what_cannot_be_inverted_is_said():
     path = schedules.vp()
     x0 = torch.zeros(2, 3, dtype=F64)

@@ -55,8 +55,10 @@ class Churn:
 
 @dataclass(frozen=True)
 class Restart:
-    """Restart around any solver (arXiv 2306.14878, algorithm 2): when a step has brought u = sigma / alpha to `low` or below,
-    noise takes it back up to `high` and `steps` steps down again, `times` times.
+    """Restart around a solver that keeps nothing between steps (arXiv 2306.14878, algorithm 2).
+
+    When a step has brought u = sigma / alpha to `low` or below, noise takes it back up to `high` and `steps` steps down again,
+    `times` times.
 
     A grid in u of rho 7 is used within; where the path does not reach `high`, from its top.
     """
@@ -68,6 +70,8 @@ class Restart:
     steps: int = 4
 
     def __post_init__(self) -> None:
+        if getattr(self.solver, "memory", 0):
+            raise UserError("Restart: takes a solver that keeps nothing between steps, for it goes back up between them")
         if not 0 < self.low < self.high or self.times < 0 or self.steps < 1:
             raise UserError(f"Restart: 0 < low {self.low} < high {self.high}, times {self.times} >= 0, steps {self.steps} >= 1")
 
@@ -83,22 +87,28 @@ class Restart:
     ) -> tuple[Tensor, Any]:
         if rng is None:
             raise ValueError("restart draws noise: give rng")
-        if t.ndim:
-            raise UserError("Restart: the samples of a batch go back up together; give one time for all")
         x, state = self.solver.step(model, x, t, s, state, cond=cond, rng=rng)
-        path, grid = model.path, self._grid(model.path, float(s))
-        if grid is None or not float(s) <= float(path.t_of_lam(-math.log(self.low))) < float(t):
-            return x, state
-        (alpha_top, sigma_top), (alpha, sigma) = path(grid[0]), path(s)
+        pairs = list(zip(*(end.expand(len(x)).tolist() for end in (t, s)), strict=True))
+        for begin, end in dict.fromkeys(pairs):  # samples that stand at the same times go back up together
+            grid = self._grid(model.path, end)
+            if grid is None or not end <= float(model.path.t_of_lam(-math.log(self.low))) < begin:
+                continue
+            rows = torch.tensor([k for k, pair in enumerate(pairs) if pair == (begin, end)])
+            own = None if cond is None else cond[rows.to(x.device)]
+            x = x.index_copy(0, rows.to(x.device), self._again(model, x[rows.to(x.device)], grid, own, rng.take(rows.tolist())))
+        return x, state
+
+    def _again(self, model: Model, x: Tensor, grid: Tensor, cond: Cond | None, rng: Rng) -> Tensor:
+        """Up to the first of `grid` and down to its last, `times` times."""
+        (alpha_top, sigma_top), (alpha, sigma) = model.path(grid[0]), model.path(grid[-1])
         up = float(alpha_top / alpha)
         fresh = math.sqrt(float(sigma_top) ** 2 - (up * float(sigma)) ** 2)
         for k in range(self.times):
             own = rng.fold("restart", k)
-            x = up * x + fresh * path.noise(x.shape, own.fold("up")).to(x)
-            inner = self.solver.init()
+            x, state = up * x + fresh * model.path.noise(x.shape, own.fold("up")).to(x), self.solver.init()
             for j, (a, b) in enumerate(itertools.pairwise(grid)):
-                x, inner = self.solver.step(model, x, a, b, inner, cond=cond, rng=own.step(j, a, b))
-        return x, self.solver.init()
+                x, state = self.solver.step(model, x, a, b, state, cond=cond, rng=own.step(j, a, b))
+        return x
 
     def _grid(self, path: Path, s: float) -> Tensor | None:
         """Knots from `high` down to s, or None where s is not below it or is the data itself."""

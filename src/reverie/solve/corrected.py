@@ -26,9 +26,10 @@ from reverie.solve.linear import Knot, Linear, Plan, Row, add, knot, unit
 
 @dataclass(frozen=True)
 class Corrected(Linear):
-    """depth: estimates of the predictor, 1-4; the corrector has one more. by: 'bh1', 'bh2' (eq. 2) or 'polynomial'.
+    """depth: estimates of the predictor, 1-4; the corrector has one more. by: 'bh1', 'bh2' (eq. 2), 'polynomial' or 'sa'.
 
-    eta: noise of the SDE, for u = sigma / alpha between low and high; goes with the polynomial.
+    'sa' is the polynomial, but through two estimates bh1's weights, as SA-Solver's authors have it for few steps.
+    eta: noise of the SDE, for u = sigma / alpha between low and high; goes with the polynomial and 'sa'.
     """
 
     depth: int = 2
@@ -39,10 +40,10 @@ class Corrected(Linear):
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.depth not in (1, 2, 3, 4) or self.by not in ("bh1", "bh2", "polynomial"):
-            raise UserError(f"Corrected: depth is {self.depth} and by '{self.by}'; 1 to 4 exist, by 'bh1', 'bh2' or 'polynomial'")
-        if self.eta < 0 or (self.eta and self.by != "polynomial"):
-            raise UserError(f"Corrected: eta is {self.eta}; it is 0 or more, and goes with 'polynomial'")
+        if self.depth not in (1, 2, 3, 4) or self.by not in ("bh1", "bh2", "polynomial", "sa"):
+            raise UserError(f"Corrected: depth is {self.depth} and by '{self.by}'; 1 to 4, by 'bh1', 'bh2', 'polynomial' or 'sa'")
+        if self.eta < 0 or (self.eta and self.by not in ("polynomial", "sa")):
+            raise UserError(f"Corrected: eta is {self.eta}; it is 0 or more, and goes with 'polynomial' and 'sa'")
 
     @property
     def order(self) -> int:
@@ -78,8 +79,13 @@ class Corrected(Linear):
             return add((b.alpha, m))
         h = b.lam - a.lam
         r = [(k.lam - a.lam) / h for k, _ in others]
-        if self.by == "polynomial":
-            w = weights([0.0, *r], (1 + self._eta(a, b)) * h)
+        if self.by in ("polynomial", "sa"):
+            z = (1 + self._eta(a, b)) * h
+            w = (
+                weights([0.0, *r], z)
+                if self.by == "polynomial" or len(r) != 1
+                else [-math.expm1(-z) - z / (2 * r[0]), z / (2 * r[0])]
+            )
             return add(*((b.alpha * c, row) for c, row in zip(w, [m, *(row for _, row in others)], strict=True)))
         first = math.expm1(-h)
         scale = first if self.by == "bh2" else -h

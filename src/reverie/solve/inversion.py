@@ -32,12 +32,13 @@ def invert(
 ) -> Tensor:
     """x at the grid's first time, from which `sample` on this grid with this solver comes to x0 (B, ...).
 
-    grid (n + 1,) falls, as for sampling. tolerance: rms of what remains of each step. rounds: evaluations of each step at most.
+    grid (n + 1,) or (n + 1, B) falls, as for sampling. tolerance: rms of what remains of each step. rounds: evaluations of each
+    step at most.
     Raises UserError where a step cannot be undone that closely: take more steps, or less guidance.
     """
     grid = check(time(grid))
-    if grid.ndim != 1 or solver.memory or grid[-1] != 0:
-        raise UserError("invert takes a grid of one time for all, down to 0, and a solver that keeps nothing between steps")
+    if solver.memory or bool((grid[-1] != 0).any()):
+        raise UserError("invert takes a grid down to 0, and a solver that keeps nothing between steps")
     x = x0
     for k in range(len(grid) - 2, -1, -1):
         x = _undone(model, x, grid[k], grid[k + 1], solver, cond, tolerance, rounds)
@@ -48,21 +49,22 @@ def _undone(
     model: Model, target: Tensor, t: Tensor, s: Tensor, solver: Linear, cond: Cond | None, tolerance: float, rounds: int
 ) -> Tensor:
     """x_t of one step, by eq. (1)."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = model.path(t), model.path(s)
-    least, most = float(alpha_t / alpha_s), float(sigma_t / sigma_s)
-    gain = torch.full((len(target),), least or most, dtype=torch.float64)
-    x, made, rest = target * (least or 1.0), None, target
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (model.path(end.expand(len(target))) for end in (t, s))
+    least, most = alpha_t / alpha_s, (sigma_t / sigma_s).nan_to_num(1.0, posinf=torch.inf)  # 0 / 0: it has arrived already
+    gain = torch.where(least > 0, least, most)
+    x, made, rest = like(torch.where(least > 0, least, 1.0), target) * target, None, target
     for _ in range(rounds):
         now = solver.step(model, x, t, s, solver.init(), cond=cond, rng=None)[0]
         if made is not None:
             move, change = (v.flatten(1).double() for v in (like(gain, x) * rest, now - made))
-            gain = ((move * change).sum(1) / change.square().sum(1)).nan_to_num(least).cpu().clamp(least, most)
+            slope = ((move * change).sum(1) / change.square().sum(1)).cpu()
+            gain = torch.where(slope.isnan(), least, slope).clamp(least, most)
         made, rest = now, target - now
         if float(rest.flatten(1).square().mean(1).sqrt().max()) <= tolerance:
             return x
         x = x + like(gain, x) * rest
     left = float(rest.square().mean().sqrt())
-    raise UserError(f"the step from t = {float(t):.3g} is not undone in {rounds} rounds (rms {left:.1e}): use more steps")
+    raise UserError(f"the step from t = {float(t.max()):.3g} is not undone in {rounds} rounds (rms {left:.1e}): use more steps")
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

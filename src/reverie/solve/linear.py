@@ -113,12 +113,12 @@ class Linear:
     def step(
         self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: State, *, cond: Cond | None, rng: Rng | None
     ) -> tuple[Tensor, State]:
-        now = _floats(t)
+        now = floats(t)
         basis = [x, *state.kept] if state.times else [x]  # what is kept without memory is for the caller
-        plan = ready(self, model.path, now, _floats(s), state.times, len(basis))
+        plan = ready(self, model.path, now, floats(s), state.times, len(basis))
         if plan.noises:
             basis += draw(model.path, x, plan.noises, rng)
-        basis.append(model(x, _awake(t), cond))
+        basis.append(model(x, awake(t), cond))
         for at, terms in plan.stages:
             basis.append(model(combine(terms, basis), at, cond))
         kept = tuple([combine(terms, basis) for terms in plan.keep])
@@ -143,11 +143,12 @@ def combine(terms: Terms, basis: Sequence[Tensor]) -> Tensor:
     return out if terms else torch.zeros_like(out)
 
 
-def _floats(t: Tensor) -> float | tuple[float, ...]:
+def floats(t: Tensor) -> float | tuple[float, ...]:
+    """A time, or one per sample, as numbers that a plan can be remembered by."""
     return tuple(t.tolist()) if t.ndim else float(t)
 
 
-def _awake(t: Tensor) -> Tensor:
+def awake(t: Tensor) -> Tensor:
     """A sample that has arrived is still evaluated with its batch, at a time where every net has an answer."""
     return torch.where(t == 0, 1e-3, t) if t.ndim else t
 

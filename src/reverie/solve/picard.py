@@ -15,7 +15,7 @@ from reverie.errors import UserError
 from reverie.process.grids import check
 from reverie.process.path import time
 from reverie.rng import Rng
-from reverie.solve.linear import Linear, combine, draw, ready
+from reverie.solve.linear import Linear, awake, combine, draw, floats, ready
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def picard(
     tolerance: a step is done when its rms change is below this share of the state's own rms; 0 = when nothing changes any more.
     """
     grid, path = check(time(grid)), model.path
-    if grid.ndim != 1 or solver.memory:
-        raise UserError("picard takes a grid of one time for all, and a solver that keeps nothing between steps")
-    steps, knots = len(grid) - 1, grid.tolist()
+    if solver.memory:
+        raise UserError("picard takes a solver that keeps nothing between steps: ddim, ddpm, euler, dpmpp-1m")
+    steps, knots = len(grid) - 1, [floats(t) for t in grid]
     plans = [ready(solver, path, knots[k], knots[k + 1], (), 1) for k in range(steps)]
     if any(p.stages or p.keep for p in plans):
         raise UserError("picard takes a solver that looks at the model once per step: ddim, ddpm, euler, dpmpp-1m")
@@ -59,7 +59,8 @@ def picard(
     states, begin, rounds = [x] * (steps + 1), 0, 0
     while begin < steps:
         stop = min(begin + (window or steps), steps)
-        guess = model(torch.cat(states[begin:stop]), grid[begin:stop].repeat_interleave(len(x)), _repeat(cond, stop - begin))
+        times = awake(torch.cat([t.expand(len(x)) for t in grid[begin:stop]]))
+        guess = model(torch.cat(states[begin:stop]), times, _repeat(cond, stop - begin))
         rounds, moved = rounds + 1, []
         for k, m in zip(range(begin, stop), guess.chunk(stop - begin), strict=True):
             new = combine(plans[k].out, [states[k], *noises[k], m])

@@ -120,7 +120,8 @@ ROWS = (
     Row("unipc-3-bh1", of(unipc, 3, "bh1"), "unipc", "UniPC", "uni_pc", _dpm(UNI, solver_order=3, solver_type="bh1"), "",
         "A1111 takes its times from a grid of its own; ComfyUI ends at sigma = 0.001; both lower the order of the last steps"),
     Row("sa-solver", sa_solver, "sa-solver", "", "sa_solver", "SASolverScheduler", "",
-        "noise where 0.05 <= sigma / alpha <= 1, as published for EDM's nets; the tools choose that range by times"),
+        "noise where 0.05 <= sigma / alpha <= 1, as published for EDM's nets; the tools choose that range by times, and diffusers "
+        "takes bh1's weights through two estimates: Corrected(by='sa')"),
     Row("er-sde-1", of(ERSDE, 1), "er-sde"),
     Row("er-sde-2", of(ERSDE, 2), "er-sde"),
     Row("er-sde-3", of(ERSDE, 3), "er-sde", "", "er_sde", "", "er_sde", "the tools' third order leaves the slope at the second's"),
