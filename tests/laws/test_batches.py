@@ -12,7 +12,22 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.rng import Rng
-from reverie.solve import Ancestral, Churn, Exponential, Restart, Single, heun, lms, midpoint, sample, trace, unipc
+from reverie.solve import SOLVERS as NAMED
+from reverie.solve import (
+    Analytic,
+    Ancestral,
+    Churn,
+    Exponential,
+    Langevin,
+    Restart,
+    Single,
+    heun,
+    lms,
+    midpoint,
+    sample,
+    trace,
+    unipc,
+)
 
 SOLVERS = {
     "ddpm": Ancestral(1.0),
@@ -25,6 +40,8 @@ SOLVERS = {
     "seeds-3": Single(3, eta=1.0),
     "churn": Churn(heun(), amount=8, steps=8),
     "restart": Restart(heun(), low=0.5, times=2),
+    "langevin": Langevin(None, 3),
+    "predictor-corrector": Langevin(Ancestral(1.0)),
 }
 
 
@@ -133,3 +150,40 @@ def test_law_8_nets_in_bfloat16_do_not_look_at_the_batch(name):
         batch = net(x, t, tokens=tokens, vector=vector)
         for n in (1, 2, 3):
             assert torch.equal(net(x[:n], t[:n], tokens=tokens[:n], vector=vector[:n]), batch[:n])
+
+
+class Drawn:
+    """A mixture with a net that says how far its variance lies between its ends."""
+
+    def __init__(self, path):
+        self.path, self.model = path, mixture(path)
+
+    def __call__(self, x, t, cond=None):
+        assert bool((torch.as_tensor(t) > 0).all()), "no net is asked at t = 0"
+        return self.model(x, t, cond)
+
+    def with_variance(self, x, t, cond=None):
+        return self(x, t, cond), torch.full_like(x, 0.5)
+
+
+TOGETHER = {"tuned"}
+"""Solvers with times of their own."""
+ALONE = {name: row.make() for name, row in NAMED.items() if name not in TOGETHER} | SOLVERS | {"analytic": Analytic(heun())}
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("path", ["flow", "vp", "cosine", "linear_table"])
+def test_law_8_a_sample_that_has_arrived_stays(name, path):
+    """Bit for bit, while the others go on as if they were alone."""
+    model, solver = Drawn(PATHS[path]), ALONE[name]
+    rng = Rng.of(7, 3, dtype=F64)
+    columns = [[0.9, 0.5, 0.2, 0.0], [0.9, 0.0, 0.0, 0.0], [0.9, 0.6, 0.0, 0.0]]
+    grid = torch.tensor(columns, dtype=F64).T
+    x = model.path.prior((3, 2), rng=rng)
+    steps = list(trace(model, x, grid, solver, rng=rng))
+    for arrived, row in ((0, 1), (1, 2)):
+        assert all(torch.equal(step.x[row], steps[arrived].x[row]) for step in steps[arrived:]), row
+    for row, column in enumerate(columns):
+        own = torch.tensor([t for k, t in enumerate(column) if t or k == column.index(0.0)], dtype=F64)
+        alone = sample(model, x[row : row + 1], own, solver, rng=rng[row : row + 1])
+        assert (steps[-1].x[row] - alone[0]).abs().max() < 1e-9, row

@@ -10,12 +10,14 @@ with the signal-to-noise ratio r of arXiv 2011.13456 (algorithm 4 and 5), norms 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
 from reverie.process.path import like
 from reverie.rng import Rng
+from reverie.solve.linear import awake
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,16 @@ class Langevin:
     ) -> tuple[Tensor, Any]:
         if rng is None:
             raise ValueError("Langevin steps draw noise: give rng")
-        last = bool((s == 0).all())
-        if bool((s == 0).any()) and not last:
-            raise UserError("Langevin: the samples of a batch reach t = 0 together; give one time for all")
+        done = s == 0
         if self.predictor is not None:
             x, state = self.predictor.step(model, x, t, s, state, cond=cond, rng=rng)
-        elif last:
-            x = like(model.path(s)[0], x) * model(x, t, cond)
-        if last:
+        elif bool(done.any()):
+            x0 = like(model.path(s)[0], x) * model(x, awake(t), cond)
+            x = torch.where(like(done & (t > 0), x).bool(), x0, x)
+        if bool(done.all()):
             return x, state
         for k in range(self.steps):
-            x = self._correct(model, x, s, cond, rng.fold("langevin", k))
+            x = torch.where(like(done, x).bool(), x, self._correct(model, x, awake(s), cond, rng.fold("langevin", k)))
         return x, state
 
     def _correct(self, model: Model, x: Tensor, s: Tensor, cond: Cond | None, rng: Rng) -> Tensor:
