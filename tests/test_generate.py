@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,15 +14,17 @@ import torch
 from PIL import Image
 from small import WORDS, picture_of, small_system
 
+from reverie import oracle
 from reverie.cli import main
 from reverie.encode import Words
 from reverie.encode.words import split
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
+from reverie.rng import Rng
 from reverie.systems import load, save
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import metadata
-from reverie.tasks.generate import alone, generate, steps
+from reverie.tasks.generate import alone, generate, steps, to_images
 
 SYSTEM = small_system()
 TOLD = small_system()  # a net that heeds what it is told: nothing in it starts at zero
@@ -184,20 +187,29 @@ def test_no_file_is_overwritten(capsys, model, tmp_path):
     assert first.read_bytes() == before
 
 
+@pytest.mark.parametrize("letter", ["\U0001d400", "赤", "я"])
+def test_a_long_prompt_of_any_script_gives_a_name_the_disk_takes(capsys, model, tmp_path, letter):
+    (path,), _ = made(capsys, letter * 80, "--model", model, "--steps", 1, "--out", tmp_path)
+    assert path.is_file() and path.stem == f"00000-{letter * (120 // len(letter.encode()))}"
+
+
+def test_what_an_unconditional_model_cannot_heed_is_said(capsys, tmp_path):
+    save(TOY.prepare(TOY.pictures())[0], tmp_path / "points.safetensors")
+    asked = ("--model", tmp_path / "points.safetensors", "--steps", 2)
+    for words, said in ((("--negative", "red"), "negative prompt"), (("--guidance", 4), "guidance 4.0"), ((), "")):
+        _, err = made(capsys, *asked, *words, "--out", tmp_path)
+        assert (f"toy-2d is unconditional, so the {said}" in err.replace("so guid", "so the guid")) == bool(said)
+    code, _, err = command(capsys, "compare", *asked, "--x", "guidance=2,3", "--reference", 0, "--out", tmp_path / "c.png")
+    assert code == 0 and "so guidance 2.0 has no effect" in err and "so guidance 3.0 has no effect" in err
+
+
 def test_another_model_than_the_pictures_is_named(capsys, model, tmp_path):
     (first,), _ = made(capsys, "a man", "--model", model, "--out", tmp_path)
     save(TOLD, tmp_path / "other.safetensors")
     _, err = made(capsys, "--from", first, "--model", tmp_path / "other.safetensors", "--out", tmp_path)
     assert "is not the model that made" in err
     gone = tmp_path / "gone.png"
-    metadata.save(
-        picture_of(
-            SYSTEM,
-        ),
-        SYSTEM,
-        gone,
-        "nowhere.safetensors",
-    )
+    metadata.save(picture_of(SYSTEM), SYSTEM, gone, "nowhere.safetensors")
     code, _, err = command(capsys, "generate", "--from", gone, "--out", tmp_path)
     assert code == 2 and "nowhere.safetensors" in err and "--model" in err
 
@@ -252,11 +264,14 @@ BAD = {
     "no file": (["generate", "a man", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
     "folder": (["generate", "a man", "--model", "MODEL", "--out", "/proc/no"], "--out"),
     "from": (["generate", "--from", "none.png", "--model", "MODEL"], "none.png"),
+    "long from": (["generate", "--from", "x" * 300, "--model", "MODEL"], "is not there"),
     "command": (["generat"], "generate"),
     "positional": (["evaluate", "--model", "x"], "without a flag: reverie evaluate MODEL"),
     "no positional": (["evaluate", "--modle", "x"], "Known: --data, --samples,"),
     "recipe": (["train", "fashion"], "fashion-mnist"),
     "field": (["train", "toy-2d", "--batchs", "3"], "--batch"),
+    "field without a prefix": (["train", "toy-2d", "--net.widht", "3"], "Did you mean '--net.width'?"),
+    "place": (["train", "toy-2d", "--place.out", "x"], "Known: --name, --about, --shape, "),
     "data": (["data", "avatar"], "avatars"),
     "count without a file": (["data", "avatars", "--count", "4"], "--count is for new pictures"),
     "size without a file": (["data", "avatars", "--size", "32"], "--size is for new pictures"),
@@ -304,3 +319,22 @@ def test_the_command_line_ends_without_a_traceback_in_a_process(tmp_path):
     code = "from reverie.cli import main; main(['generate', 'x', '--model', 'none.safetensors'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["solvers"], ["solvers", "--help"], ["--help"], ["train"]])
+def test_a_reader_that_has_gone_is_no_error(words):
+    read, write = os.pipe()
+    os.close(read)
+    code = f"from reverie.cli import main; main({words})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_grid_that_begins_below_the_top_starts_from_the_noise_of_its_own_first_time():
+    path = SYSTEM.denoiser.path  # EDM's: a deviation of 80 at the top, 1.6 at t = 0.02
+    model = oracle.gaussian(path, torch.full((3, 16, 16), 0.1), 0.3)
+    image = generate(replace(SYSTEM, denoiser=model, encoders={}), seed=4, solver="ddim", grid="knots(0.02)", steps=1)[0]
+    x = path.sigma(torch.tensor(0.02)) * path.noise((1, 3, 16, 16), Rng.of(4).fold("prior"))
+    assert abs(pixels([image])[0] - pixels(to_images(model(x, 0.02)))[0]).max() <= 1
+    assert pixels([image]).std() > 5

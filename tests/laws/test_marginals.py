@@ -102,6 +102,7 @@ def test_law_6_moments_and_their_weak_order(path, name):
 MONTE_CARLO = {
     "churn": (Churn(heun(), amount=20, steps=60), 60),
     "restart": (Restart(heun(), times=3), 30),
+    "restart-near": (Restart(heun(), low=1.0, high=2.0, times=3), 30),
     "predictor-corrector": (Langevin(DDIM(1.0), steps=2, ratio=0.05), 60),
     "langevin": (Langevin(steps=60, ratio=0.2), 40),
     "sa-solver": (sa_solver(3), 40),

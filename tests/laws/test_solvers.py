@@ -16,6 +16,7 @@ from reverie.solve import (
     DDIM,
     ERSDE,
     Adams,
+    Analytic,
     Ancestral,
     Churn,
     Corrected,
@@ -187,3 +188,14 @@ def test_law_7_pfgm_at_large_dimension_is_edm():
     flat, heavy = schedules.edm(), schedules.edm(noise=student_t(2.0**40))
     rng = Rng.of(1, 8, dtype=F64)
     assert (flat.prior((8, 5), rng=rng) - heavy.prior((8, 5), rng=rng)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_analytical_first_step_spares_an_evaluation_and_is_exact_on_standard_normal_data(path):
+    path = PATHS[path]
+    model, grid = oracle.gaussian(path, torch.zeros(2, dtype=F64), 1.0), grids.karras()(path, 6)
+    x = path.prior((3, 2), rng=Rng.of(1, 3, dtype=F64))
+    for solver in (ipndm(), heun(), Exponential(2)):
+        steps, whole = list(trace(model, x, grid, Analytic(solver))), list(trace(model, x, grid, solver))
+        assert (steps[-1].x - whole[-1].x).abs().max() < 1e-9
+        assert steps[-1].nfe == whole[-1].nfe - 1

@@ -31,7 +31,7 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One step taken: from t to s, the state x at s, the clean estimate x0 it began with, and the evaluations so far."""
+    """One step taken: from t to s, the state x at s, the model's first clean estimate x0 in it, and the evaluations so far."""
 
     index: int
     steps: int
