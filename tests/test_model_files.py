@@ -110,6 +110,7 @@ MODEL_FAULTS = {
     "text for a rule": (card_change("denoiser", rule="v"), "denoiser.rule is 'v'; it must be made by one of: x0, eps"),
     "no rule": (drop("denoiser", "rule"), "denoiser: the field 'rule' is missing"),
     "noise for a path": (card_change("denoiser", path={"name": "gaussian"}), "denoiser.path: unknown name 'gaussian'.* vp"),
+    "impossible path": (card_change("denoiser", path={"name": "edm", "sigma_max": -1}), "sigma_max is -1"),
     "no net": (card_change("denoiser", net=None), "denoiser.net is None; it must be made by one of: UNetConfig"),
     "net of a codec": (card_change("denoiser", net={"name": "UpsamplerConfig"}), "denoiser.net: unknown name 'UpsamplerConfig'"),
     "net of text": (card_change("denoiser", "net", channels="wide"), "denoiser.net.channels is 'wide'; it must be a whole number"),

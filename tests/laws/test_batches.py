@@ -166,9 +166,7 @@ class Drawn:
         return self(x, t, cond), torch.full_like(x, 0.5)
 
 
-TOGETHER = {"tuned"}
-"""Solvers with times of their own."""
-ALONE = {name: row.make() for name, row in NAMED.items() if name not in TOGETHER} | SOLVERS | {"analytic": Analytic(heun())}
+ALONE = SOLVERS | {name: row.make() for name, row in NAMED.items()} | {"bridge": Ancestral(1.0), "analytic": Analytic(heun())}
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from reverie.card import Card, remembers
+from reverie.errors import UserError
 from reverie.rng import Rng
 
 
@@ -33,6 +34,8 @@ def gaussian() -> NoiseLaw:
 @remembers
 def offset(strength: float = 0.1) -> NoiseLaw:
     """n = z + strength * z_c with one z_c per channel: lets a model shift the mean colour (used for SDXL)."""
+    if not 0 <= strength <= 100:
+        raise UserError(f"offset: strength is {strength}; it must lie between 0 and 100")
 
     def draw(shape: Sequence[int], rng: Rng) -> Tensor:
         mean = rng.fold("offset").normal((shape[0], shape[1]))
@@ -44,6 +47,8 @@ def offset(strength: float = 0.1) -> NoiseLaw:
 @remembers
 def student_t(dimensions: float) -> NoiseLaw:
     """n = z sqrt(D / chi2_D), one radius per sample: PFGM++ (arXiv 2302.04265); D -> infinity is Gaussian."""
+    if not 0.1 <= dimensions <= 1e12:
+        raise UserError(f"student_t: dimensions is {dimensions}; it must lie between 0.1 and 1e12")
 
     def draw(shape: Sequence[int], rng: Rng) -> Tensor:
         scale = (dimensions / rng.fold("radius").chi2(dimensions, shape[:1])).sqrt()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reverie.card import remembers
 from reverie.process.path import Path
+from reverie.process.spacing import inside
 
 Rule = Callable[[Path, Tensor], tuple[Tensor, Tensor]]
 
@@ -58,6 +59,7 @@ def edm(sigma_data: float = 0.5) -> Rule:
     With k^2 = alpha^2 sigma_data^2 + sigma^2: c_skip = alpha sigma_data^2 / k^2 and c_out = sigma sigma_data / k keep both the
     target and the error at unit scale for data of standard deviation sigma_data.
     """
+    inside("edm: sigma_data", sigma_data, 1e-6, 1e6)
 
     def rule(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = path(t)

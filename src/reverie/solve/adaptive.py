@@ -78,7 +78,8 @@ class Adaptive:
         else:
             raise UserError(f"{LIMIT} attempts between t = {float(t.max()):.3g} and {float(s.min()):.3g}: allow larger errors")
         if bool((target == 0).any()):
-            x = torch.where(like(target, x) == 0, self._last(model, x, torch.maximum(now, floor), cond), x)
+            due = (target == 0) & (t > 0)
+            x = torch.where(like(due, x).bool(), self._last(model, x, torch.maximum(now, floor), cond), x)
         return x, h
 
     def _error(self, x: Tensor, y: Tensor, gap: Tensor) -> Tensor:

@@ -12,13 +12,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
 from reverie.process.path import Path, like
+from reverie.process.spacing import inside
 from reverie.rng import Rng
-from reverie.solve.linear import Knot, Linear, Plan, Row, add, at_u, knot, unit
+from reverie.solve.linear import Knot, Linear, Plan, Row, add, at_u, awake, knot, unit
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class Ancestral:
     eta: float = 1.0
     order: int = 1
 
+    def __post_init__(self) -> None:
+        inside("Ancestral: eta", self.eta, 0, 1)
+
     def init(self) -> None:
         return None
 
     def step(
         self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: None, *, cond: Cond | None, rng: Rng | None
     ) -> tuple[Tensor, None]:
-        return model.path.bridge(x, model(x, t, cond), t, s, eta=self.eta, rng=rng), None
+        now = awake(t)
+        return settled(x, model.path.bridge(x, model(x, now, cond), now, s, eta=self.eta, rng=rng), t), None
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,14 @@ class Learned:
     ) -> tuple[Tensor, None]:
         if rng is None:
             raise ValueError("this solver draws noise: give rng")
-        path = model.path
-        x0, share = model.with_variance(x, t, cond)
-        (alpha_t, sigma_t), (alpha_s, sigma_s), (least, most) = path(t), path(s), path.posterior(t, s)
+        path, now = model.path, awake(t)
+        x0, share = model.with_variance(x, now, cond)
+        (alpha_t, sigma_t), (alpha_s, sigma_s), (least, most) = path(now), path(s), path.posterior(now, s)
         keep = like(sigma_s**2 * alpha_t / alpha_s / sigma_t**2, x)
         mean = keep * x + like(alpha_s - sigma_s**2 * alpha_t**2 / alpha_s / sigma_t**2, x) * x0
         deviation = (like(least.log() / 2, x) * (1 - share) + like(most.log() / 2, x) * share).exp()
         noise = path.noise(x.shape, rng.fold("bridge")).to(x)
-        return mean + like((s > 0).to(mean.dtype), x) * deviation.nan_to_num() * noise, None
+        return settled(x, mean + like((s > 0).to(mean.dtype), x) * deviation.nan_to_num() * noise, t), None
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ class Renoise(Linear):
             return knot(path, (1 - self.gamma) * b.t)
         v = self.eta * posterior(a, b) / b.alpha
         return at_u(path, math.sqrt(max(b.u**2 - v**2, 0.0))) if v else b
+
+
+def settled(x: Tensor, moved: Tensor, t: Tensor) -> Tensor:
+    """`moved`, but x of the samples that had arrived at t = 0 before."""
+    return torch.where(like(t == 0, x).bool(), x, moved) if t.ndim else moved
 
 
 def posterior(a: Knot, b: Knot) -> float:

@@ -28,6 +28,12 @@ class Churn:
     high: float = math.inf
     swell: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount < math.inf or not self.steps >= 1:
+            raise UserError(f"Churn: amount is {self.amount} and steps {self.steps}; amount is 0 or more, steps at least 1")
+        if not 0 <= self.low <= self.high or not 0 <= self.swell < math.inf:
+            raise UserError(f"Churn: low is {self.low}, high {self.high}, swell {self.swell}; 0 <= low <= high, and swell >= 0")
+
     @property
     def order(self) -> int:
         return int(self.solver.order)

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from reverie.process.path import Path
+from reverie.process.spacing import inside
 from reverie.solve.exponential import finite, noise_of, spread, transfer
 from reverie.solve.linear import Knot, Linear, Plan, Row, add, knot, unit
 
@@ -23,6 +24,9 @@ class Maruyama(Linear):
 
     eta: float = 1.0
     heun: bool = False
+
+    def __post_init__(self) -> None:
+        inside("Maruyama: eta", self.eta, 0, 10)
 
     @property
     def order(self) -> int:
