@@ -221,6 +221,11 @@ def test_every_part_goes_through_a_file_and_back(name, tmp_path):
         assert all(torch.equal(v, kept[k].state_dict()[n]) for n, v in part.state_dict().items())
 
 
+def test_a_reader_must_know_what_its_net_reads():
+    with pytest.raises(UserError, match="are not those of its net's heads"):
+        Reader(ClassifierConfig(channels=8, heads={"hair": 2}), {"hair": ("red",)}, 8)
+
+
 def test_a_path_with_a_table_is_itself_again(tmp_path):
     """Its numbers are not weights, and a file does not give them."""
     system = replace(small_system(), denoiser=Denoiser(small_system().denoiser.net, zero_snr(linear_table(10)), rules.v()))

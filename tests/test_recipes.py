@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_data_sets import colours, idx
 
+from reverie.cli import main
 from reverie.data.avatars import VALUES, tell
 from reverie.data.packed import Packed, write
 from reverie.encode import Classes, Concepts
@@ -15,8 +16,8 @@ from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.systems.recipes import RECIPES
-from reverie.systems.system import System
-from reverie.systems.weights import load_any
+from reverie.systems.system import Part, System
+from reverie.systems.weights import load_any, save
 from reverie.tasks.generate import generate
 from reverie.tasks.train import Session
 from reverie.train import Run, Training, fit
@@ -90,6 +91,25 @@ def test_clothes_are_told_apart_by_class_and_avatars_by_concepts(places):
     clothes = replace(RECIPES["fashion-mnist"], data=places["fashion-mnist"])
     assert isinstance(clothes.prepare(clothes.pictures())[0].encoders["class"], Classes)
     assert isinstance(RECIPES["avatars"].prepare(RECIPES["avatars"].pictures())[0].encoders["prompt"], Concepts)
+
+
+def test_a_piece_that_a_model_does_not_have_is_named(places, tmp_path):
+    save(Part(), tmp_path / "empty.safetensors")
+    recipe = replace(RECIPES["folder"], data=places["folder"], words=None)
+    for given, said in (
+        ({"wording": str(tmp_path / "empty.safetensors")}, "has no text encoder"),
+        ({"codec": str(tmp_path / "empty.safetensors"), "shrink": 2}, "name a model that has an enlarger"),
+    ):
+        with pytest.raises(UserError, match=said):
+            replace(recipe, **given).prepare(recipe.pictures())
+
+
+@pytest.mark.parametrize("path", ["gaussian()", "flow(noise=3)", "flow(noise=vp())", "edm(sigma_max=-1)"])
+def test_a_path_on_the_command_line_must_be_one(capsys, tmp_path, path):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "toy-2d", "--steps", "1", "--out", str(tmp_path), "--objective.path", path])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "Traceback" not in said and said.count("\n") == 1 and ("path" in said or "sigma_max" in said)
 
 
 HUES = ("red", "blue", "green", "pink", "black")

@@ -157,7 +157,7 @@ def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     _only(card, ("format", "codec", "encoders", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
     _only(card["encoders"], SAID, f"{path}: encoders", needed=False)
     with EMPTY:
-        made = {
+        made: dict[str, Any] = {
             "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},
             "codec": None if card["codec"] is None and not whole else rebuild(card["codec"], CODECS, f"{path}: codec"),
             "reader": None if card.get("reader") is None else rebuild(card["reader"], (Reader,), f"{path}: reader"),
