@@ -1,13 +1,15 @@
 """The picture of the README, from the shipped model: no selection, seeds 7, 8, 9, ...
 
-python bench/pictures.py docs/avatars.png
+python bench/pictures.py [docs/avatars.png]
 """
 
 import sys
+from pathlib import Path
 
 import reverie
 from reverie.data.sheet import sheet
 
+OUT = Path(__file__).parents[1] / "docs" / "avatars.png"
 PROMPTS = (
     "a smiling woman with long red hair and round glasses, blue hoodie, avataaars style",
     "a bald man with a beard, open peeps style",
@@ -26,4 +28,4 @@ PROMPTS = (
 if __name__ == "__main__":
     system = reverie.load("reverie-avatars")
     images = system.generate(PROMPTS, seed=7)
-    sheet(images, columns=6, scale=2).save(sys.argv[1])
+    sheet(images, columns=6, scale=2).save(sys.argv[1] if len(sys.argv) > 1 else OUT)

@@ -261,6 +261,7 @@ def test_metadata_jsonl(tmp_path):
         [],
         {"file_name": 3, "text": "x"},
         {"file_name": "a\0.png", "text": "x"},
+        {"file_name": f"{'long' * 75}.png", "text": "x"},
     ]
     lines = [json.dumps(row) for row in rows] + ["{broken", "", "[" * 100_000]
     (inside / "metadata.jsonl").write_text("\n".join(lines))
@@ -268,7 +269,8 @@ def test_metadata_jsonl(tmp_path):
     assert [found.caption(k, np.random.default_rng(0)) for k in range(2)] == ["bee", "ay"]
     assert found.images[:, 0, 0, 0].tolist() == [2, 1]
     assert len(found) == 2
-    assert len(found.problems) == 10
+    assert len(found.problems) == 11
+    assert "without its picture longlong" in "\n".join(found.problems)
 
 
 def test_class_folders(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: parse -> system -> task -> save. Nothing heavy is imported before a command needs it."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,17 @@ def _help() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; what the user can mend is one line on stderr and exit code 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can be met, and not while Python ends
+    except BrokenPipeError:
+        _hush()
+        sys.exit(141)  # as a shell says of a command that wrote to nobody
+
+
+def _run(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return
@@ -40,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _hush() -> None:
+    """What is still in the buffers goes nowhere: Python would complain of it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reverie.cli.generate import TAKEN, Generate, opened, read
+from reverie.cli.generate import TAKEN, Generate, opened, read, unheeded
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import check_place
-from reverie.tasks.compare import LONG, STEPS, Axis, Comparison, Result, prepare, results, save, table
+from reverie.tasks.compare import LONG, STEPS, Axis, Cell, Comparison, Result, prepare, results, save, table
 from reverie.tasks.generate import notes
 
 PROG = "reverie compare"
@@ -46,13 +46,20 @@ def main(arguments: Sequence[str]) -> None:
     out = _place(asked.out)
     base = {name: getattr(asked, name) for name in TAKEN} | {"prompt": asked.prompt or ("",), "model": asked.model}
     comparison = prepare(base, x, y, steps=asked.reference, load=lambda model: opened(replace(asked, model=model), made))
-    for note in dict.fromkeys(note for cell in comparison.cells for note in notes(cell.work.system, cell.work.settings)):
+    for note in dict.fromkeys(note for cell in comparison.cells for note in _notes(cell, asked, (x, y))):
         print(f"reverie: {note}", file=sys.stderr)
     found = _shown(comparison, asked.json)
     save(comparison, found, out)
     if not asked.json:
         _say(comparison, found, asked)
         print(out)
+
+
+def _notes(cell: Cell, asked: Compare, axes: Sequence[Axis]) -> list[str]:
+    """What has no effect on a cell; its guidance counts only where it was asked for, not where it is the model's own."""
+    system, settings = cell.work.system, cell.work.settings
+    own = asked.guidance is None and all(axis.name != "guidance" for axis in axes)
+    return [*notes(system, settings), *unheeded(system, settings.negative, None if own else settings.guidance)]
 
 
 def split(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from reverie.files import free
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
+from reverie.tasks.generate import TUNED, Picture, Preview, Settings, guided, meant, notes, run, settle
 
 TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     system = opened(asked, made)
     settings = settle(system, asked.prompt or ("",), {name: getattr(asked, name) for name in TAKEN})
     folder = _folder(Path(asked.out))
-    for note in notes(system, settings):
+    for note in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance)]:
         print(f"reverie: {note}", file=sys.stderr)
     with closing(_shown(system, settings)) as batches:  # closed before an error is said, so that the bar is gone
         for picture in itertools.chain.from_iterable(batches):
@@ -121,8 +121,21 @@ def _shown(system: System, settings: Settings) -> Generator[list[Picture]]:
 
 
 def _keep(picture: Picture, system: System, folder: Path, asked: Generate) -> None:
-    words = "-".join("".join(c if c.isalnum() else " " for c in str(picture.prompt)).split())[:60] or system.name
-    path = free(folder / f"{picture.seed:05d}-{words}.png")
+    path = free(folder / f"{picture.seed:05d}-{_words(picture.prompt) or system.name}.png")
     metadata.save(picture, system, path, asked.model)
     line = {"file": str(path), "seed": picture.seed, "nfe": picture.nfe, "seconds": round(picture.seconds, 3)}
     print(json.dumps(line) if asked.json else path, flush=True)
+
+
+def _words(prompt: Any) -> str:
+    """A prompt as part of a file's name; disks count bytes, and most take 255."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in str(prompt)).split())[:60]
+    return words.encode()[:120].decode(errors="ignore")
+
+
+def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]:
+    """What was asked of a model that takes no prompt, and has no effect on it; one line each."""
+    if guided(system, Settings(), [""])[1] is not None:
+        return []
+    said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
+    return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]

@@ -4,9 +4,9 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -42,20 +42,33 @@ def _unknown(word: str, value: Any, prog: str) -> str:
     return f"{prog} does not know '{word}'.{nearest(word, [f'--{flag}' for flag in _flags(value)])}"
 
 
+def _marks(f: Field[Any]) -> tuple[Any, ...]:
+    return getattr(f.type, "__metadata__", ())
+
+
 def _positional(f: Field[Any]) -> bool:
-    return tyro.conf.Positional in getattr(f.type, "__metadata__", ())
+    return tyro.conf.Positional in _marks(f)
+
+
+def _named(f: Field[Any]) -> str:
+    """What a field is called on the command line; '' where its own fields stand without a prefix."""
+    own = [mark.name for mark in _marks(f) if isinstance(getattr(mark, "name", None), str)]
+    return own[0] if own else f.name.replace("_", "-")
+
+
+def _closed(f: Field[Any], value: Any) -> bool:
+    """What has no flag: a mapping, and a dataclass that a preset goes without."""
+    return isinstance(value, Mapping) or (value is None and any(map(is_dataclass, get_args(f.type))))
 
 
 def _flags(value: Any, prefix: str = "") -> list[str]:
     out = []
     for f in fields(value):
-        inner = getattr(value, f.name)
-        if f.name == "training":
-            out += _flags(inner)
-        elif is_dataclass(inner):
-            out += _flags(inner, f"{prefix}{f.name}.")
-        elif not _positional(f):
-            out.append(f"{prefix}{f.name}".rstrip("_").replace("_", "-"))
+        inner, name = getattr(value, f.name), _named(f)
+        if is_dataclass(inner):
+            out += _flags(inner, f"{prefix}{name}." if name else prefix)
+        elif not _positional(f) and not _closed(f, inner):
+            out.append(f"{prefix}{name}")
     return out
 
 

@@ -12,7 +12,7 @@ from reverie.measure.features import Features, thumbnails
 
 @dataclass(frozen=True)
 class Row:
-    """n: pictures measured. kid: x 1000, with its deviation over subsets. None: not measured."""
+    """n: pictures measured. kid: x 1000, the mean over subsets. None: not measured."""
 
     name: str
     n: int

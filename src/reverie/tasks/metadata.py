@@ -5,6 +5,7 @@ untrusted when read: sizes are bounded, and only known settings are taken.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -91,7 +92,7 @@ def write(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
 
 
 def _text(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is longer than the disk allows
         raise UserError(f"{path} is not there: check the path")
     try:
         with Image.open(path) as image:
