@@ -124,7 +124,7 @@ def fit(teacher: Teacher, places: tuple[int, ...]) -> Fitted:
     for i, j in itertools.pairwise(places):
         t, s = teacher.knots[i], teacher.knots[j]
         m = teacher.m[0] if i == 0 else teacher.ask(x, t)
-        plain = _ddim(teacher.path, t, s, x, m)
+        plain = teacher.path.bridge(x, m, t, s)
         others = [e - m for e in estimates[: DEPTH - 1]]
         own = _least_squares([o[some] for o in others], (teacher.x[j] - plain)[some])
         x = plain
@@ -141,11 +141,6 @@ def _far(teacher: Teacher, x: Tensor) -> float:
     rest, end = slice(teacher.fitted.stop, None), teacher.x[-1]
     distance = float((x[rest] - end[rest]).square().mean().sqrt() / end[rest].square().mean().sqrt())
     return distance if math.isfinite(distance) else math.inf
-
-
-def _ddim(path: Path, t: float, s: float, x: Tensor, m: Tensor) -> Tensor:
-    a, b = knot(path, t), knot(path, s)
-    return b.sigma / a.sigma * x + (b.alpha - a.alpha * b.sigma / a.sigma) * m
 
 
 def _least_squares(columns: Sequence[Tensor], target: Tensor) -> list[float]:
@@ -177,7 +172,7 @@ def costs(teacher: Teacher, power: float) -> Tensor:
     u = [min(knot(teacher.path, t).u, 1e4) for t in teacher.knots]
     for i in range(FINE):
         for j in range(i + 1, FINE + 1):
-            step = _ddim(teacher.path, teacher.knots[i], teacher.knots[j], teacher.x[i], teacher.m[i])
+            step = teacher.path.bridge(teacher.x[i], teacher.m[i], teacher.knots[i], teacher.knots[j])
             size = max(knot(teacher.path, teacher.knots[j]).alpha, 1e-4) * (u[j] + u[-2]) ** power
             made[i, j] = (step - teacher.x[j]).double().square().mean() / size**2
     return made
