@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
-from reverie.encode.words import Words
+from reverie.encode.words import INSTEAD, Words, split
 from reverie.nets.text import TextConfig
 
 
@@ -44,3 +44,16 @@ class Concepts(Words):
         """The likeliest value of each attribute that the prompt tells."""
         best = {name: int(logit.argmax(1)) for name, logit in self.logits([prompt]).items()}
         return {name: self.values[name][k - 1] for name, k in best.items() if k}
+
+    def notes(self, prompt: str) -> list[str]:
+        return super().notes(prompt) + self._unheard(split(prompt))
+
+    def _unheard(self, words: Sequence[str]) -> list[str]:
+        """Each "no" in vain: with it and without it, the word behind it tells the same."""
+        out = []
+        for i in (k for k, word in enumerate(words[:-1]) if word == "no" and word in self.ids):
+            texts = words, [*words[:i], *words[i + 1 :]], [*words[:i], *words[i + 2 :]]
+            denied, said, silent = (set(self.understood(" ".join(text)).items()) for text in texts)
+            if (denied & said) - silent:
+                out.append(f"'no {words[i + 1]}' is read as '{words[i + 1]}': {INSTEAD}")
+        return out

@@ -1,6 +1,7 @@
 """Free text through a small encoder of our own: words of a known vocabulary, in context.
 
-Words it does not know are not silently dropped: `notes` names them, with the nearest known word.
+Words it does not know are not silently dropped: `notes` names them, with the nearest known word. English says that something is
+absent in many ways, and captions in few: all are brought to "with no" before words are looked up, in captions and in prompts alike.
 """
 
 import difflib
@@ -17,14 +18,23 @@ from reverie.nets.text import TextConfig, TextTransformer
 
 PAD, EMPTY, FIRST = 0, 1, 2  # ids before the vocabulary's
 WORD = re.compile(r"[^\W_]+")  # of any script: what is not known can only be named where it is seen
+WITHOUT = re.compile(r"(?<!\w)(?:without|w/o|sans|lacking)(?:\s+(?:any|an?))?(?!\w)")
 SMALL = frozenset(WORD.findall("a an the of in on at to is are be with and or has have having that this it its by for from as"))
+NEGATIONS = frozenset(
+    WORD.findall(
+        "no not non never none nor neither cannot except excluding minus isnt arent aint wasnt werent dont doesnt didnt wont cant "
+        "couldnt hasnt havent hadnt wouldnt shouldnt"
+    )
+)
+INSTEAD = "say what it is instead, or name what you do not want with --negative"
 
 
 def split(text: str) -> list[str]:
-    """Lower-case words; hyphens and punctuation part them. UserError where it is not text."""
+    """Lower-case words; hyphens and punctuation part them, and "without a" is "with no". UserError where it is not text."""
     if not isinstance(text, str):
         raise UserError(f"a prompt or negative prompt is {text!r}; this model reads words: give text")
-    return WORD.findall(text.casefold().replace("'", ""))
+    plain = re.sub("['\N{RIGHT SINGLE QUOTATION MARK}]", "", text.casefold())
+    return WORD.findall(WITHOUT.sub("with no", plain))
 
 
 @remembers
@@ -57,12 +67,15 @@ class Words(TextTransformer):
         words = split(prompt)
         out = []
         for word in dict.fromkeys(w for w in words if w not in self.ids and w not in SMALL):
-            close = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.7)
-            out.append(
-                f"'{word}' is not a word this model knows, so it has no effect" + (f"; did you mean '{close[0]}'?" if close else "")
-            )
+            out.append(f"'{word}' is not a word this model knows, so it has no effect{self._remedy(word)}")
         if len(known := [w for w in words if w in self.ids]) > self.config.length:
             out.append(
                 f"only the first {self.config.length} known words are read; ignored: {' '.join(known[self.config.length :])}"
             )
         return out
+
+    def _remedy(self, word: str) -> str:
+        if word in NEGATIONS:  # the word nearest in letters ("knot") would make it worse
+            return f"; this model cannot be told what something is not: {INSTEAD}"
+        close = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.7)
+        return f"; did you mean '{close[0]}'?" if close else ""
