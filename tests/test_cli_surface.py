@@ -2,13 +2,18 @@
 
 from dataclasses import fields
 
+import pytest
+
 from reverie.cli import COMMANDS
 from reverie.cli.compare import Compare
 from reverie.cli.data import Data
 from reverie.cli.evaluate import Evaluate
 from reverie.cli.generate import Generate
+from reverie.cli.parse import _flags, parse
 from reverie.cli.solvers import Solvers
-from reverie.cli.train import Place
+from reverie.cli.train import Place, _command
+from reverie.cli.tune import Tune
+from reverie.errors import UserError
 from reverie.systems.recipes import RECIPES
 from reverie.train import Training
 
@@ -38,3 +43,18 @@ def test_flags():
     assert names(type(RECIPES["avatars"])) == (
         "name about source data size training shrink codec net words wording objective sampling samples"
     )
+
+
+OFFERED = {kind.__name__: kind() for kind in (Generate, Compare, Evaluate, Data, Solvers, Tune)}
+OFFERED |= {name: _command(recipe) for name, recipe in RECIPES.items()}
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_flag_that_is_offered_is_taken(name):
+    flags = _flags(OFFERED[name])
+    assert len(set(flags)) == len(flags) > 0
+    for flag in flags:
+        try:
+            parse(type(OFFERED[name]), [f"--{flag}"], "reverie", OFFERED[name])
+        except UserError as error:
+            assert "does not know" not in str(error)

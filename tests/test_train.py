@@ -1,6 +1,7 @@
 """A run that is stopped, killed or starved goes on bit for bit; averages of weights are what they claim to be."""
 
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -83,8 +84,8 @@ def child(folder, *words):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_kill_at_any_moment_loses_no_saved_step(whole, tmp_path):
-    last = random.randrange(2, tiny.STEPS - 2)
+@pytest.mark.parametrize("last", random.Random(0).sample(range(2, tiny.STEPS - 2), 2))
+def test_kill_at_any_moment_loses_no_saved_step(whole, tmp_path, last):
     with child(tmp_path) as process:
         for line in process.stdout:
             if int(line) == last:
@@ -204,10 +205,11 @@ RECIPE = Recipe(
 )
 
 
-def session(folder):
+def session(folder, **changes):
     images = np.random.default_rng(0).integers(0, 256, (14, 1, 8, 8), dtype=np.uint8)
-    system, job = RECIPE.prepare(Pictures("specks", images, "none needed"))
-    return tasks_train.Session(RECIPE, system, Run(job, RECIPE.training, folder), folder)
+    recipe = replace(RECIPE, training=replace(RECIPE.training, **changes))
+    system, job = recipe.prepare(Pictures("specks", images, "none needed"))
+    return tasks_train.Session(recipe, system, Run(job, recipe.training, folder), folder)
 
 
 def test_a_failing_preview_never_ends_a_run_and_comes_after_the_save(tmp_path, monkeypatch):
@@ -220,7 +222,7 @@ def test_a_failing_preview_never_ends_a_run_and_comes_after_the_save(tmp_path, m
     monkeypatch.setattr(tasks_train, "generate", broken)
     run = session(tmp_path)
     complaints = {run.run.complaint for _ in run}
-    assert run.run.step == tiny.STEPS and saved == [True] * (tiny.STEPS - 1)
+    assert run.run.step == tiny.STEPS and saved == [True] * tiny.STEPS
     assert any("no picture today" in c for c in complaints)
     assert (tmp_path / "model.safetensors").exists()
 
@@ -286,12 +288,11 @@ def test_randomness_is_named_not_carried():
     assert Key(0, 1).numpy("a").random() == Key(0, 1).numpy("a").random() != Key(0, 1).numpy("b").random()
 
 
-@pytest.mark.parametrize("field", ["batch", "rate", "minutes", "clip", "holdout"])
-def test_impossible_settings_are_refused(field):
-    with pytest.raises(UserError, match=field):
-        Training(**{field: 0})
-    with pytest.raises(UserError, match="steps"):
-        Training(steps=-1)
+@pytest.mark.parametrize("field", ["steps", "batch", "rate", "minutes", "clip", "holdout"])
+@pytest.mark.parametrize("value", [0, -1, 1e30, float("inf"), float("nan")])
+def test_impossible_settings_are_refused(field, value):
+    with pytest.raises(UserError, match=re.escape(f"{field} is {value}")):
+        Training(**{field: value})
 
 
 def test_a_finished_run_gives_a_model_of_another_length(tmp_path):
@@ -317,9 +318,33 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_spoilt(tmp_path):
     run.save()
     with torch.no_grad():
         run.parameters[0].fill_(float("nan"))
-    with pytest.raises(UserError, match="diverged at step 1: the last 20 steps"):
+    with pytest.raises(UserError, match=r"diverged at step 1: the last 20 steps.*begin again in another folder"):
         list(going)
     assert resumed(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), 1e30])
+@pytest.mark.parametrize("more", [6, 40])  # too few steps to be hopeless, and enough
+def test_a_run_that_diverges_leaves_the_model_and_the_checkpoint_of_before(tmp_path, spoilt, more):
+    list(session(tmp_path))
+    kept = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "checkpoint.safetensors")}
+    longer = session(tmp_path, steps=tiny.STEPS + more, validate_minutes=1e9)
+    longer.run.resume()
+    with torch.no_grad():
+        for p in longer.run.parameters:
+            p.fill_(spoilt)
+    with pytest.raises(UserError, match=r"diverged.*begin again in another folder, with a smaller rate than 0\.002"):
+        list(longer)
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+
+
+def test_a_last_step_without_a_finite_gradient_does_not_cost_the_model(tmp_path, monkeypatch):
+    run = session(tmp_path)
+    loss = run.run.job.loss
+    last = tiny.STEPS - 1
+    monkeypatch.setattr(run.run.job, "loss", lambda index, key: loss(index, key) * (torch.nan if key.step == last else 1))
+    list(run)
+    assert run.run.skipped == 1 and (tmp_path / "model.safetensors").exists()
 
 
 def test_another_seed_is_another_noise(tmp_path):

@@ -18,7 +18,7 @@ from reverie.files import free
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import TUNED, Picture, Preview, Settings, guided, meant, notes, run, settle
+from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
 
 TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
 
@@ -135,7 +135,7 @@ def _words(prompt: Any) -> str:
 
 def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]:
     """What was asked of a model that takes no prompt, and has no effect on it; one line each."""
-    if guided(system, Settings(), [""])[1] is not None:
+    if system.prompt_encoder is not None:
         return []
     said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
     return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from reverie.cli.parse import parse
 from reverie.data.pictures import skipped
 from reverie.errors import UserError, nearest
 from reverie.systems.recipes import RECIPES
-from reverie.tasks.train import Session, restored, stored
+from reverie.tasks.train import Session, restored, snapshots, stored
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"no recipe is called '{name}'.{nearest(name, RECIPES)}")
     recipe, place = _read(RECIPES[name], arguments[1:], name)
     folder = Path(place.out or f"runs/{name}")
-    if place.threads < 0:
-        raise UserError(f"--threads is {place.threads}; give a positive number, or 0 for all")
+    _check(place, folder)
     if place.threads:
         torch.set_num_threads(place.threads)
     if place.resume or place.average:
@@ -62,7 +61,22 @@ class Place:
     """CPU threads; 0 = all."""
 
 
+def _check(place: Place, folder: Path) -> None:
+    """What can be refused before anything is read or written is."""
+    if not 0 <= place.threads <= 1024:
+        raise UserError(f"--threads is {place.threads}; give a positive number up to 1024, or 0 for all")
+    if place.average:
+        snapshots(folder, place.average)
+
+
 def _read(preset: Any, arguments: Sequence[str], name: str) -> tuple[Any, Place]:
+    default = _command(preset)
+    command = parse(type(default), arguments, f"reverie train {name}", default)
+    return _timed(command.recipe, arguments), command.place
+
+
+def _command(preset: Any) -> Any:
+    """All that can be said after the name of a recipe."""
     kind = type(preset)
 
     @dataclass(frozen=True)
@@ -70,8 +84,17 @@ def _read(preset: Any, arguments: Sequence[str], name: str) -> tuple[Any, Place]
         recipe: Annotated[kind, tyro.conf.arg(name="")] = preset  # type: ignore[valid-type]
         place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
 
-    command = parse(Command, arguments, f"reverie train {name}", Command())
-    return command.recipe, command.place
+    return Command()
+
+
+def _timed(recipe: Any, arguments: Sequence[str]) -> Any:
+    """A time that is given holds in place of a preset's number of steps; one of the two would be ignored."""
+    given = {word.partition("=")[0] for word in arguments}
+    if "--minutes" not in given:
+        return recipe
+    if "--steps" in given:
+        raise UserError("--steps and --minutes both say how long to train: give one of them")
+    return replace(recipe, training=replace(recipe.training, steps=None))
 
 
 def _show(session: Session) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -15,20 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from reverie.card import parse, rebuild
+from reverie.codec import Points
 from reverie.data.sheet import sheet
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
 from reverie.process.grids import GRIDS
-from reverie.systems.recipe import Recipe, recipe_card
+from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
 from reverie.tasks.generate import generate, meant
 from reverie.train.ema import combine, split
-from reverie.train.loop import Key, Progress, Run, fit
+from reverie.train.loop import Key, Progress, Run, Training, fit
 
 RECIPE = "recipe.json"
+LARGEST = 1_000_000  # of the numbers of a recipe
+MISFITS = (ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError, TypeError, MemoryError)
 MAY_CHANGE = ("steps", "minutes", "save_minutes", "validate_minutes")
 
 
@@ -51,8 +57,7 @@ class Session:
             raise UserError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
         if existing:
             _same(plain(recipe), stored(folder) or {}, folder)
-        pictures = recipe.pictures()
-        system, job = _fitting(recipe, pictures)
+        pictures, system, job = _fitting(recipe)
         session = cls(recipe, system, Run(job, recipe.training, folder), folder, getattr(pictures, "problems", ()))
         if existing:
             session.run.resume()
@@ -61,16 +66,28 @@ class Session:
 
     def __iter__(self) -> Iterator[Progress]:
         """Trains to the end; logs, previews and the model are written on the way, and a failing one never ends the run."""
-        board = _board(self.folder)
+        self._cut()
+        board = _board(self.folder, self.run.step)
         try:
             for now in fit(self.run):
                 if now.validation is not None or now.step % 20 == 0 or now.saved:
                     self._log(now, board)
-                if now.validation is not None and now.step != self.run.steps:
+                if now.validation is not None:
                     self._preview(now)
                 yield now
         finally:
-            self.export()
+            written = self.export()
+        if written is None:
+            raise UserError(f"training diverged: the model it ends with is spoilt, and was not written; {self.run.remedy}")
+
+    def _cut(self) -> None:
+        """The log says nothing of steps that a run takes again, which was killed after its last checkpoint; nor half a line."""
+        path = self.folder / "log.jsonl"
+        with contextlib.suppress(OSError, UserError):
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _step(line) <= self.run.step]
+            if kept != lines:
+                write_whole(path, lambda part: part.write_text("".join(kept)))
 
     def _log(self, now: Progress, board: Any) -> None:
         values = {"loss": now.loss, "rate": self.run.rate()} | ({} if now.validation is None else {"validation": now.validation})
@@ -84,35 +101,51 @@ class Session:
                     board.add_scalar(name, value, now.step)
 
     def _preview(self, now: Progress) -> None:
-        if not isinstance(self.recipe, Recipe):
+        if not isinstance(self.system, System):
             return
         try:
             with self.run.averaged():
-                picture = preview(self.recipe, self.system)
+                picture = preview(self.recipe, self.system, self.run.job)
             write_whole(self.folder / "previews" / f"{now.step:07d}.png", lambda p: picture.save(p, "PNG"))
         except Exception as error:
             self.run.complaint = f"the preview at step {now.step} failed ({error}); the run goes on"
 
     def reaverage(self, width: float) -> Path:
         """Writes the model with averages of another relative length, made from the run's snapshots (arXiv 2312.02696)."""
-        if not 0 < width < 0.28:
-            raise UserError(f"an average of relative length {width} cannot be made: choose one between 0 and 0.28")
-        found = sorted(self.folder.glob("snapshot-*.safetensors"))
-        if not found:
-            raise UserError(f"{self.folder} has no snapshots: train with --snapshots 8 or so, to the end")
+        found = snapshots(self.folder, width)
         stored = [entry for path in found for entry in split(int(path.stem[9:]), load_tensors(path)[0])]
         self.run.job.module.load_state_dict({k: v.float() for k, v in combine(stored, width).items()})
         path = self.folder / f"model-{width:g}.safetensors"
         save(self.system, path)
         return path
 
-    def export(self) -> Path:
-        """Writes the averaged model as a file that `reverie generate --model` opens."""
+    def export(self) -> Path | None:
+        """Writes the averaged model as a file that `reverie generate --model` opens; where spoilt, keeps the one before: None."""
+        if not self.run.sound():
+            return None
         path = self.folder / "model.safetensors"
         with self.run.averaged():
             about = self.system.about | {"steps": self.run.step, "seconds": round(self.run.seconds)}
             save(replace(self.system, about=about), path)
         return path
+
+
+def snapshots(folder: Path, width: float) -> list[Path]:
+    """The stored averages of a run, of which one of this relative length can be made; UserError where it cannot."""
+    if not 0 < width < 0.28:
+        raise UserError(f"an average of relative length {width} cannot be made: choose one between 0 and 0.28")
+    found = sorted(folder.glob("snapshot-*.safetensors"))
+    if not found or stored(folder) is None:
+        raise UserError(f"{folder} has no snapshots: train with --snapshots 8 or so, to the end")
+    return found
+
+
+def _step(line: str) -> float:
+    """Of a line of the log; infinite where it cannot be read."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def plain(recipe: Any) -> dict[str, Any]:
@@ -135,6 +168,8 @@ def restored(preset: Any, values: Mapping[str, Any]) -> Any:
     for f in fields(preset):
         if f.init and f.name in values and f.name not in ("name", "about"):
             old, new = getattr(preset, f.name), values[f.name]
+            if f.name == "steps" and new == 0:  # as older runs said that there is no number of steps
+                new = None
             if not isinstance(new, Mapping):
                 given[f.name] = _tuples(new)
             elif is_dataclass(old):
@@ -158,10 +193,14 @@ def _same(now: Mapping[str, Any], before: Mapping[str, Any], folder: Path, where
             )
 
 
-def _fitting(recipe: Any, pictures: Any) -> tuple[Any, Any]:
-    """System and job, tried on two examples: what does not fit together is found before the first step."""
+def _fitting(recipe: Any) -> tuple[Any, Any, Any]:
+    """Pictures, system and job, tried on two examples: what does not fit together is found before the first step."""
+    _numbers(recipe)
     try:
-        system, job = recipe.prepare(pictures)
+        pictures = recipe.pictures()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element")  # a net without width would train on, and learn nothing
+            system, job = recipe.prepare(pictures)
         if isinstance(system, System):
             meant(system.defaults.solver)
             rebuild(parse(system.defaults.grid), GRIDS, "grid")(system.denoiser.path, system.defaults.steps)
@@ -169,19 +208,46 @@ def _fitting(recipe: Any, pictures: Any) -> tuple[Any, Any]:
             job.loss(np.arange(min(2, job.size)), Key(recipe.training.seed, 0))
     except UserError:
         raise
-    except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"the recipe '{recipe.name}' does not fit together: {str(error).splitlines()[0]}") from error
-    return system, job
+    except MISFITS as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the recipe '{recipe.name}' does not fit together: {said}") from error
+    return pictures, system, job
 
 
-def _board(folder: Path) -> Any:
+def _numbers(recipe: Any, where: str = "") -> None:
+    """No number of a recipe is infinite, none, or fills the memory; those of the training are its own to judge."""
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value) and not isinstance(value, Training):
+            _numbers(value, f"{where}{f.name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not abs(number) <= LARGEST:
+                flag = f"--{where}{f.name}".replace("_", "-")
+                raise UserError(f"{flag} is {number}; it must lie between -{LARGEST} and {LARGEST}")
+        if f.name == "count" and value < 2:
+            raise UserError(f"--count is {value}; give 2 or more: one is trained on, and one held out")
+
+
+def _board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step + 1)  # what comes after is taken again
 
 
-def preview(recipe: Recipe, system: System) -> Any:
-    """A sheet of pictures with fixed seeds, from prompts the system can take."""
+def preview(recipe: Any, system: System, job: Any) -> Image.Image:
+    """A sheet of pictures with fixed seeds, from prompts the system can take; of points, where they lie."""
+    if isinstance(system.codec, Points):
+        return scatter(system, job.data)
     return sheet(generate(system, list(recipe.prompts(system)), seed=1, batch=64))
+
+
+def scatter(system: System, data: Tensor, count: int = 512) -> Image.Image:
+    """Points that the system makes, in red over the data (N, 2) in grey."""
+    made = torch.from_numpy(np.stack([np.asarray(i) for i in generate(system, "", count=count, seed=1, batch=count)])).amax(0) > 0
+    given = system.codec.decode(data[: 8 * count]).amax((0, 1)) > 0
+    pixels = torch.full((*given.shape, 3), 255, dtype=torch.uint8)
+    pixels[given] = torch.tensor([190, 190, 190], dtype=torch.uint8)
+    pixels[made] = torch.tensor([200, 30, 30], dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy()).resize((256, 256), Image.Resampling.NEAREST)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reverie.codec import Shrunk
 from reverie.denoiser import Cond, Denoiser
+from reverie.errors import UserError
 from reverie.nets.precision import inside
 from reverie.process.path import time
 from reverie.rng import Rng, digest
@@ -37,6 +38,8 @@ class Diffusion:
         held_prompt: Prompt | None = None,
         drop: float = 0.1,
     ) -> None:
+        if not 0 <= drop <= 1:
+            raise UserError(f"objective: drop is {drop}; it is a share, at least 0 and at most 1")
         self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
         self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
         self.times, self.objective, self.prompt, self.held_prompt, self.drop = times, objective, prompt, held_prompt, drop

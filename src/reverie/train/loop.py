@@ -5,6 +5,8 @@ run that was stopped anywhere goes on bit for bit from its last checkpoint (weig
 """
 
 import contextlib
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,15 +23,21 @@ from reverie.nets.precision import quick_dtype
 from reverie.rng import digest
 from reverie.train.ema import PowerEma
 
+RANGES = {
+    "steps": (1, 1e9), "minutes": (0, 1e6), "batch": (1, 1e6), "rate": (0, 10), "warmup": (0, 1e9), "weight_decay": (0, 100),
+    "clip": (0, 1e9), "snapshots": (0, 1000), "seed": (0, 2**63 - 1), "holdout": (1, 1e9), "save_minutes": (0, 1e9),
+    "validate_minutes": (0, 1e9),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How long and how hard to train."""
 
-    steps: int = 0
-    """Optimiser steps; 0 = as many as fit into `minutes`."""
+    steps: int | None = None
+    """Optimiser steps; none = as many as fit into `minutes`."""
     minutes: float = 10.0
-    """Length of the run where `steps` is 0: the number of steps is fixed once the speed is known."""
+    """Length of the run where no `steps` are given: their number is fixed once the speed is known."""
     batch: int = 32
     rate: float = 2e-3
     """Learning rate of AdamW after the warm-up."""
@@ -54,14 +62,13 @@ class Training:
     validate_minutes: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "rate", "minutes", "clip", "holdout"):
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # so that NaN is refused, too
+                raise UserError(f"training: {name} is {value}; it must be at least {least:g} and at most {most:g}")
+        for name in ("rate", "minutes", "clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"training: {name} is {getattr(self, name)}; it must be positive")
-        if self.steps < 0:
-            raise UserError(f"training: steps is {self.steps}; give a positive number, or 0 to go by minutes")
-        for name in ("warmup", "weight_decay", "snapshots", "save_minutes", "validate_minutes"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"training: {name} is {getattr(self, name)}; it must not be negative")
         if not (0 <= self.decay <= 1 and 0 <= self.beta2 < 1):
             raise UserError(f"training: decay is {self.decay} and beta2 {self.beta2}; they lie between 0 and 1")
         if not self.widths or not all(0 < width < 0.28 for width in self.widths):
@@ -135,7 +142,7 @@ class Run:
             self.parameters, lr=training.rate, betas=(0.9, training.beta2), weight_decay=training.weight_decay, fused=True
         )
         self.ema = PowerEma(job.module, training.widths)
-        self.step, self.steps, self.seconds = 0, training.steps, 0.0
+        self.step, self.steps, self.seconds = 0, training.steps or 0, 0.0
         self.complaint = ""  # what went wrong last, until somebody has said it
         self.skipped = 0  # steps in a row without a finite gradient
         self.stop = False  # set it, and the run ends after the step it is in
@@ -180,18 +187,34 @@ class Run:
         if self.skipped == HOPELESS:
             raise UserError(
                 f"training diverged at step {self.step - HOPELESS + 1}: the last {HOPELESS} steps had no finite gradient; "
-                f"begin again with a smaller rate than {self.training.rate:g}, or a longer warm-up"
+                f"{self.remedy}"
             )
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a run that diverged."""
+        return (
+            f"what was saved before stays in {self.folder}; begin again in another folder, with a smaller rate than "
+            f"{self.training.rate:g} or a longer warm-up"
+        )
+
+    def sound(self) -> bool:
+        """Whether weights and averages are numbers and, after a step without a finite gradient, still have a loss."""
+        held = itertools.chain(self.parameters, *(average.values() for average in self.ema.averages))
+        if not all(bool(p.isfinite().all()) for p in held):
+            return False
+        return not self.skipped or math.isfinite(self.job.validate())
 
     def save(self) -> bool:
         """Writes the checkpoint; where the disk is full, or the weights are spoilt, the run goes on and the older one stays."""
-        if not all(bool(p.isfinite().all()) for p in self.parameters):
-            self.complaint = f"step {self.step} has weights that are not finite: they were not saved"
+        if not self.sound():
+            self.complaint = f"step {self.step} has weights that are spoilt: they were not saved"
             return False
         tensors = {f"model.{k}": v for k, v in self.job.module.state_dict().items()} | self.ema.state()
         for i, p in enumerate(self.parameters):
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state.get(p, {}).items()}
         about = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "seed": self.training.seed}
+        about |= {"minutes": None if self.training.steps else self.training.minutes}
         try:
             save_tensors(self.checkpoint, tensors, {"reverie.run": about})
             self.complaint = ""
@@ -217,11 +240,28 @@ class Run:
             state = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
             if state:  # the fused optimiser walks memory: its moments must lie as the weights do, channels innermost or not
                 self.optimiser.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v for k, v in state.items()}
-        self.step, self.seconds = run["step"], run["seconds"]
-        self.steps = self.training.steps or run["steps"]  # a run may be prolonged before its rate falls
         if run["seed"] != self.training.seed:
             raise UserError(
                 f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}"
+            )
+        self.step, self.seconds, self.steps = run["step"], run["seconds"], run["steps"]
+        before = self.rate()
+        self.lengthen(run.get("minutes", self.training.minutes))
+        if self.rate() > 1.001 * before:
+            self.complaint = f"the run is now {self.steps or 'more'} steps long: its rate had begun to fall, and rises again"
+
+    def lengthen(self, minutes: float | None) -> None:
+        """Another length for the run, where another was asked for; minutes: what fixed the number of steps it had, if they did."""
+        training, over = self.training, False
+        if training.steps:
+            self.steps, over = training.steps, training.steps < self.step
+        elif training.minutes != minutes:
+            self.steps, over = 0, self.seconds > 60 * training.minutes
+            self.plan()
+        if over:
+            raise UserError(
+                f"{self.folder} is at step {self.step} already, after {self.seconds / 60:.3g} minutes: "
+                "--steps and --minutes count from its beginning; give more, or leave them out"
             )
 
     @contextlib.contextmanager
