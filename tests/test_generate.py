@@ -275,6 +275,8 @@ BAD = {
     "place": (["train", "toy-2d", "--place.out", "x"], "Known: --name, --about, --shape, "),
     "data": (["data", "avatar"], "avatars"),
     "count without a file": (["data", "avatars", "--count", "4"], "--count is for new pictures"),
+    "seed of a sheet": (["data", "avatars", "--seed=-1"], "--seed is -1"),
+    "seed of tuning": (["tune", "MODEL", "--seed=-1"], "--seed is -1"),
     "size without a file": (["data", "avatars", "--size", "32"], "--size is for new pictures"),
     "style without a file": (["data", "emoji", "--path", "x", "--style", "noto"], "--style is for new pictures"),
     "count of emoji": (["data", "emoji", "--count", "4", "--out", "x"], "--count does nothing"),

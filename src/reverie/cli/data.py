@@ -53,7 +53,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check(asked: Data, kind: Kind) -> None:
-    """An option that would be ignored is refused by name."""
+    """An option that would be ignored is refused by name, and so is an impossible number."""
+    if not 0 <= asked.seed < 2**63:
+        raise UserError(f"--seed is {asked.seed}; seeds are 0 or larger, and less than 2^63")
     if asked.out and kind.make is None:
         others = ", ".join(k.name for k in KINDS.values() if k.make)
         raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {others}")

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     """Tunes, stores and tells."""
     asked = parse(Tune, arguments, "reverie tune", Tune())
     numbers = _numbers(asked.nfe)
+    if asked.seed < 0:
+        raise UserError(f"--seed is {asked.seed}; seeds are 0 or larger")
     check_place(beside(asked.model))
     system = open_model(asked.model)
     found: list[Found] = []

@@ -42,7 +42,8 @@ class Guided:
         """The guided mean, and the variance that the model learnt under the condition itself."""
         w, own = self._weight(t), cast(Any, self.model)
         if w is None:
-            return own.with_variance(x, t, cond)  # type: ignore[no-any-return]
+            c, variance = own.with_variance(x, t, cond)
+            return c, variance
         if not self._shared(cond):
             c, variance = own.with_variance(x, t, cond)
             return self._towards(w, c, self.other(x, t, self._against(cond))), variance

@@ -213,8 +213,8 @@ class Run:
         tensors = {f"model.{k}": v for k, v in self.job.module.state_dict().items()} | self.ema.state()
         for i, p in enumerate(self.parameters):
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state.get(p, {}).items()}
-        about = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "seed": self.training.seed}
-        about |= {"minutes": None if self.training.steps else self.training.minutes}
+        about: dict[str, float | None] = {"step": self.step, "steps": self.steps, "seconds": self.seconds}
+        about |= {"seed": self.training.seed, "minutes": None if self.training.steps else self.training.minutes}
         try:
             save_tensors(self.checkpoint, tensors, {"reverie.run": about})
             self.complaint = ""
