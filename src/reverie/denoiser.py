@@ -6,7 +6,7 @@ With x = alpha x_0 + sigma n and output = a x_0 + b n, the clean estimate is the
     x_0 = (b x - sigma output) / (alpha b - sigma a)                                                              (1)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -179,10 +179,18 @@ class Denoiser(nn.Module):
 class OneByOne:
     """The same denoiser, one sample at a time: pictures do not change by a bit with the batch they are drawn in."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Any) -> None:
         self.model, self.path = model, model.path
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        return torch.cat([self.model(*one) for one in self._each(x, t, cond)])
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        estimates, shares = zip(*(self.model.with_variance(*one) for one in self._each(x, t, cond)), strict=True)
+        return torch.cat(estimates), torch.cat(shares)
+
+    def _each(self, x: Tensor, t: Tensor, cond: Cond | None) -> Iterator[tuple[Tensor, Tensor, Cond | None]]:
         t = time(t).expand(x.shape[0])
-        rows = [slice(k, k + 1) for k in range(x.shape[0])]
-        return torch.cat([self.model(x[k], t[k], None if cond is None else cond[k]) for k in rows])
+        for k in range(x.shape[0]):
+            row = slice(k, k + 1)
+            yield x[row], t[row], None if cond is None else cond[row]

@@ -19,6 +19,7 @@ from reverie.solve import (
     Churn,
     Exponential,
     Langevin,
+    Learned,
     Restart,
     Single,
     heun,
@@ -185,3 +186,10 @@ def test_law_8_a_sample_that_has_arrived_stays(name, path):
         own = torch.tensor([t for k, t in enumerate(column) if t or k == column.index(0.0)], dtype=F64)
         alone = sample(model, x[row : row + 1], own, solver, rng=rng[row : row + 1])
         assert (steps[-1].x[row] - alone[0]).abs().max() < 1e-9, row
+
+
+def test_law_8_one_by_one_tells_variances_too():
+    model, rng = Drawn(PATHS["cosine"]), Rng.of(7, 3, dtype=F64)
+    x, grid = model.path.prior((3, 2), rng=rng), grids.uniform()(model.path, 6)
+    together, each = (sample(m, x, grid, Learned(), rng=rng) for m in (model, OneByOne(model)))
+    assert (together - each).abs().max() < 1e-12
