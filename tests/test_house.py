@@ -1,8 +1,10 @@
 """The house itself: arrows point down, the door opens quickly, files stay small."""
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,23 @@ def test_imports_only_go_down(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_stay_small(path):
     assert len(path.read_text().splitlines()) <= 350
+
+
+def code_lines(path):
+    """Lines of code in a file: without docstrings, comments and what is empty."""
+    text = path.read_text()
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type not in blank]
+    lines = {line for t in tokens for line in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_the_core_stays_small():
+    core = [p for p in FILES if room_of(p) in ("process", "denoiser", "guide", "solve")]
+    assert 1000 < sum(map(code_lines, core)) < 2500
 
 
 def run(code):
