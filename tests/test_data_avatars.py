@@ -10,6 +10,8 @@ import pytest
 
 from reverie.data import HELD_OUT, PHRASES, STYLES, SUPPORT, VALUES, VOCABULARY, avatars, caption, draw, held_out, words
 from reverie.data.avatar_parts import job, retouch
+from reverie.data.avatar_styles import COLLECTION, nearest_colour
+from reverie.data.avatar_styles import phrases as said_of
 from reverie.data.avatar_words import COLOR_WORDS, HAIR_COLOR_WORDS, SOME_GLASSES, caption_and_told
 from reverie.data.avatars import plan
 from reverie.data.render import render
@@ -239,7 +241,13 @@ def test_importing_the_room_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("count", "styles", "what"), [(0, STYLES, "count"), (4, ("mikah",), "Did you mean 'micah'"), (-1, ("micah",), "count")]
+    ("count", "styles", "what"),
+    [
+        (0, STYLES, "count"),
+        (4, ("mikah",), "Did you mean 'micah'.*adventurer.*toon-head"),
+        (4, ("micah", "openPeeps"), "'open-peeps'"),
+        (-1, ("micah",), "count"),
+    ],
 )
 def test_impossible_requests_are_refused(tmp_path, count, styles, what):
     from reverie.data import generate_file
@@ -255,3 +263,74 @@ def test_a_missing_npm_is_said_plainly(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="npm was not found"):
         generate(1)
+
+
+SCHEMA = {
+    "hair": ["short01"], "hairProbability": 100,
+    "hairColor": ["ab2a18", "0e0e0e"], "glasses": ["variant01"],
+    "glassesProbability": 20, "glassesColor": ["000000", "ff0000"], "mouth": ["happy01"], "mouthColor": ["000000"], "eyes": ["variant01"], "head": ["head"],
+}  # fmt: skip
+ROBOT = {"backgroundType": "solid", "backgroundRotation": "7", "hair": "long20", "hairColor": "#ab2a18", "glassesColor": "#000000",
+         "mouth": "happyMouth03", "mouthColor": "#000000", "eyes": "variant07", "head": "head", "skinColor": "#6e4023"}  # fmt: skip
+
+
+def test_a_style_without_words_of_ours_is_told_by_the_names_of_its_parts():
+    assert set(said_of(ROBOT, SCHEMA)) == {"red long hair", "happy mouth", "brown skin"}  # no colour of glasses that are not there
+    assert "black glasses" in said_of(ROBOT | {"glasses": "variant02"}, SCHEMA)
+    neutral = {"primaryBackgroundColor": "#2f6fd8", "secondaryBackgroundColor": "#d8342c"}
+    assert said_of(neutral, {"backgroundColor": ["2f6fd8", "d8342c"]}) == ["blue background"]
+    assert said_of({"primaryBackgroundColor": "transparent", "eyes": "variant01"}, SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [("000000", "black"), ("ffffff", "white"), ("ff0000", "red"), ("ab2a18", "red"), ("8b4513", "brown"), ("f2d3b1", "beige"),
+     ("00ff00", "green"), ("0000ff", "blue"), ("ffb6c1", "pink"), ("808080", "gray"), ("5e35b1", "purple"), ("fb8c00", "orange")],
+)  # fmt: skip
+def test_colours_have_the_name_a_person_would_give(code, word):
+    assert nearest_colour(code) == word
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """In place of the drawing program: every avatar is a red square."""
+    meta = {"title": "Lorelei", "creator": "Somebody", "homepage": "https://some.where", "license": {"name": "CC0 1.0."}}
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="8" height="8" fill="#f00"/></svg>'
+    extra = {**ROBOT, "backgroundRotation": 7}
+    monkeypatch.setattr("reverie.data.npm.modules", lambda packages: None)
+    monkeypatch.setattr(
+        sys.modules["reverie.data.avatars"],  # the room has a function of that name
+        "_ask",
+        lambda jobs, modules: [
+            {"svg": svg, "extra": extra} if "options" in job else {"meta": meta, "defaults": SCHEMA} for job in jobs
+        ],
+    )
+
+
+def test_any_style_of_the_collection_is_made_kept_and_read_again(program, tmp_path):
+    from reverie.data import generate, generate_file
+
+    styles = ("lorelei", "micah")
+    generate_file(tmp_path / "a.safetensors", 5, 16, styles=styles)
+    kept, made = avatars(tmp_path / "a.safetensors"), generate(5, 16, styles=styles)
+    assert kept.licence == made.licence and kept.licence.endswith("; lorelei: CC0 1.0")
+    assert kept.credit == made.credit and "Lorelei by Somebody (https://some.where)" in kept.credit
+    assert kept.classes == styles and kept.labels.tolist() == [0, 1, 0, 1, 0]
+    assert kept.attributes == made.attributes
+    assert kept.attributes[0] == ROBOT | {"style": "lorelei"} and kept.attributes[1] == plan(0, 1, styles)[0]
+    told = [[some.caption(i, np.random.default_rng(k)) for i in range(5) for k in range(20)] for some in (kept, made)]
+    assert told[0] == told[1]
+    assert {"red long hair", "brown skin", "lorelei style"} <= {part for text in told[0] for part in text.split(", ")}
+
+
+def test_every_style_can_be_planned_and_is_planned_by_its_index_alone():
+    jobs = [plan(3, k, COLLECTION)[1] for k in range(2 * len(COLLECTION))]
+    assert [job["style"] for job in jobs] == [*COLLECTION, *COLLECTION]
+    seeds = [job["options"]["seed"] for job in jobs if job["style"] not in STYLES]
+    assert len(set(seeds)) == len(seeds) and all(re.fullmatch("[A-Z]{6} [A-Z]{6}", seed) for seed in seeds)
+
+
+def test_letters_are_drawn_without_any_font_of_the_machine():
+    text = '<text x="4" y="28" font-family="Arial, sans-serif" font-size="30">AB</text>'
+    (picture,) = render([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48">{text}</svg>'], 48)
+    assert 0.02 < np.mean(picture < 128) < 0.5

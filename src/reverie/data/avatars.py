@@ -1,7 +1,8 @@
-"""Avatars: any number of labelled portraits in four styles, drawn with DiceBear from attributes that we draw.
+"""Avatars: any number of labelled portraits, drawn with DiceBear; in four styles from attributes that we draw.
 
-Attributes: `avatar_attributes`. Parts: `avatar_parts`. Captions: `avatar_words`. Picture k of a seed depends on nothing but
-(seed, k, styles): not on the count, the chunk, or the machine.
+Attributes: `avatar_attributes`. Parts: `avatar_parts`. Captions: `avatar_words`. All other styles of DiceBear's collection are
+drawn and captioned in its own words: `avatar_styles`. Picture k of a seed depends on nothing but (seed, k, styles): not on the
+count, the chunk, or the machine.
 
 Source: DiceBear 9.4.3 (MIT). Styles: Avataaars by Pablo Stanley ("free for personal and commercial use"), Micah by Micah
 Lanier (CC BY 4.0), Open Peeps by Pablo Stanley (CC0 1.0), Pixel Art by DiceBear (CC0 1.0); retouched, see `avatar_parts`.
@@ -9,15 +10,16 @@ Lanier (CC BY 4.0), Open Peeps by Pablo Stanley (CC0 1.0), Pixel Art by DiceBear
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reverie.data import npm
+from reverie.data import avatar_styles, npm
 from reverie.data.avatar_attributes import STYLES, VALUES, draw
 from reverie.data.avatar_parts import job, retouch
+from reverie.data.avatar_styles import COLLECTION, About
 from reverie.data.avatar_words import caption, caption_and_told
 from reverie.data.packed import Packed, encode, read, write
 from reverie.data.pictures import Pictures
@@ -38,9 +40,14 @@ Progress = Callable[[int, int], object]
 
 
 def plan(seed: int, index: int, styles: Sequence[str] = STYLES) -> tuple[dict[str, str], dict[str, Any]]:
-    """(attributes, the job for the drawing program) of picture `index`; the styles take turns."""
-    rng = np.random.default_rng([seed, index, 64])
-    attributes = draw(rng, styles[index % len(styles)])
+    """(attributes, the job for the drawing program) of picture `index`; the styles take turns.
+
+    Of a style without words of ours only the style is known beforehand: the program says what it drew.
+    """
+    rng, style = np.random.default_rng([seed, index, 64]), styles[index % len(styles)]
+    if style not in STYLES:
+        return {"style": style}, avatar_styles.job(style, rng)
+    attributes = draw(rng, style)
     return attributes, job(attributes, rng)
 
 
@@ -49,7 +56,8 @@ def tell(rng: np.random.Generator) -> tuple[str, dict[str, tuple[str, ...]]]:
     return caption_and_told(draw(rng), rng)
 
 
-def _svgs(jobs: list[dict[str, Any]], modules: Path) -> list[str]:
+def _ask(jobs: Sequence[Mapping[str, Any]], modules: Path) -> list[dict[str, Any]]:
+    """What the drawing program answers to each job."""
     script = Path(__file__).with_name("avatars.mjs")
     text = "\n".join(map(json.dumps, jobs))
     done = subprocess.run([npm.node(), str(script), str(modules)], input=text, capture_output=True, text=True, check=False)
@@ -59,35 +67,62 @@ def _svgs(jobs: list[dict[str, Any]], modules: Path) -> list[str]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _chunks(
-    count: int, size: int, seed: int, styles: Sequence[str], progress: Progress | None
-) -> Iterator[tuple[list[dict[str, str]], np.ndarray]]:
+def _ready(count: int, size: int, seed: int, styles: Sequence[str]) -> tuple[Path, dict[str, About]]:
+    """(node modules, what DiceBear says of the styles that we have no words for), if this can be drawn."""
     if count < 1 or size < 8 or seed < 0:
         raise UserError(f"cannot draw {count} avatars of {size} pixels with seed {seed}: count >= 1, size >= 8, seed >= 0.")
     for style in styles:
-        if style not in STYLES:
-            raise UserError(f"there is no avatar style {style!r}.{nearest(style, STYLES)}")
+        if style not in COLLECTION:
+            raise UserError(f"there is no avatar style {style!r}.{nearest(style, COLLECTION)}")
     modules = npm.modules(PACKAGES)
+    others = [style for style in dict.fromkeys(styles) if style not in STYLES]
+    answers = _ask([{"style": style} for style in others], modules) if others else []
+    return modules, dict(zip(others, answers, strict=True))
+
+
+def _chunks(
+    count: int, size: int, seed: int, styles: Sequence[str], modules: Path, progress: Progress | None
+) -> Iterator[tuple[list[dict[str, str]], np.ndarray]]:
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        attributes, jobs = zip(*(plan(seed, k, styles) for k in range(start, stop)), strict=True)
-        svgs = map(retouch, _svgs(list(jobs), modules), attributes)
-        yield list(attributes), render(svgs, size)
+        drawn, svgs = [], []
+        planned = [plan(seed, k, styles) for k in range(start, stop)]
+        for (attributes, _), answer in zip(planned, _ask([asked for _, asked in planned], modules), strict=True):
+            ours = attributes["style"] in STYLES
+            drawn.append(attributes if ours else {k: str(v) for k, v in answer["extra"].items()} | attributes)
+            svgs.append(retouch(answer["svg"], attributes) if ours else answer["svg"])
+        yield drawn, render(svgs, size)
         if progress:
             progress(stop, count)
 
 
-def _pictures(name: str, images: np.ndarray, attributes: tuple[Any, ...], licence: str, credit: str) -> Pictures:
-    return Pictures(
-        name,
-        images,
-        licence,
-        credit,
-        labels=np.array([STYLES.index(a["style"]) for a in attributes], np.int64),
-        classes=STYLES,
-        attributes=attributes,
-        caption=lambda i, rng: caption(attributes[i], rng),
-    )
+def _owners(styles: Sequence[str], others: Mapping[str, About]) -> tuple[str, str]:
+    """(licence, credit) of the drawings."""
+    ours = set(styles) & set(STYLES)
+    licences = [LICENCE] if ours else []
+    licences += [avatar_styles.licence(style, about) for style, about in others.items()]
+    designers = "; ".join(dict.fromkeys(map(avatar_styles.credit, others.values())))
+    credits = [CREDIT] if ours else []
+    credits += [f"Drawn with DiceBear (dicebear.com): {designers}"] if others else []
+    return "; ".join(licences), ". ".join(credits)
+
+
+def _told(others: Mapping[str, About]) -> dict[str, Any]:
+    return {style: about["defaults"] for style, about in others.items()}
+
+
+def _pictures(packed: Packed, told: Mapping[str, Any]) -> Pictures:
+    """told: by style that we have no words for, what its options are."""
+    attributes = packed.attributes or ()
+    found = {a["style"] for a in attributes}
+    classes = STYLES if found <= set(STYLES) else tuple(sorted(found))
+
+    def say(i: int, rng: np.random.Generator) -> str:
+        a = attributes[i]
+        return caption(a, rng) if a["style"] in STYLES else avatar_styles.caption(a, told.get(a["style"], {}), rng)
+
+    labels = np.array([classes.index(a["style"]) for a in attributes], np.int64)
+    return Pictures(packed.name, packed.images, packed.licence, packed.credit, labels, classes, attributes, say)
 
 
 def generate(
@@ -95,11 +130,15 @@ def generate(
 ) -> Pictures:
     """`count` avatars of `size` x `size` pixels; `progress(done, count)` is called from time to time.
 
+    styles: any of `COLLECTION`, the styles of `@dicebear/collection`.
+
     Needs node and npm (which fetches DiceBear once) and resvg-py; raises UserError that says which is missing.
     """
-    drawn = list(_chunks(count, size, seed, styles, progress))
+    modules, others = _ready(count, size, seed, styles)
+    drawn = list(_chunks(count, size, seed, styles, modules, progress))
     images = np.concatenate([images for _, images in drawn])
-    return _pictures("avatars", images, tuple(a for some, _ in drawn for a in some), LICENCE, CREDIT)
+    attributes = tuple(a for some, _ in drawn for a in some)
+    return _pictures(Packed("avatars", *_owners(styles, others), images, attributes), _told(others))
 
 
 def generate_file(
@@ -117,14 +156,25 @@ def generate_file(
     A place that cannot be written is refused before anything is drawn.
     """
     check_place(Path(path))
+    modules, others = _ready(count, size, seed, styles)
     attributes: list[dict[str, str]] = []
     webp: list[bytes] = []
-    for some, images in _chunks(count, size, seed, styles, progress):
+    for some, images in _chunks(count, size, seed, styles, modules, progress):
         attributes += some
         webp += [encode(image, method) for image in images]
     none = np.zeros((0, 3, size, size), np.uint8)
-    extra = {"seed": seed, "styles": list(styles)}
-    write(path, Packed("avatars", LICENCE, CREDIT, none, tuple(attributes), extra=extra, values=VALUES), webp)
+    extra = {"seed": seed, "styles": list(styles)} | ({"told": _told(others)} if others else {})
+    values = _values(attributes) if others else VALUES
+    write(path, Packed("avatars", *_owners(styles, others), none, tuple(attributes), extra=extra, values=values), webp)
+
+
+def _values(attributes: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Name -> all that it is, of attributes that we did not draw."""
+    found: dict[str, set[str]] = {}
+    for a in attributes:
+        for name, value in a.items():
+            found.setdefault(name, set()).add(value)
+    return {name: sorted(some) for name, some in found.items()}
 
 
 def avatars(path: str | Path | None = None) -> Pictures:
@@ -133,6 +183,6 @@ def avatars(path: str | Path | None = None) -> Pictures:
     Labels are the styles. Raises UserError where the file is missing, cut short, or of something else.
     """
     packed = read(path or PART)
-    if packed.attributes is None or not all(set(a.values()) & set(STYLES) for a in packed.attributes[:1]):
+    if packed.attributes is None or not all(a.get("style") in COLLECTION for a in packed.attributes[:1]):
         raise UserError(f"{path} holds pictures, but not avatars: make one with `reverie data avatars`.")
-    return _pictures(packed.name, packed.images, packed.attributes, packed.licence, packed.credit)
+    return _pictures(packed, (packed.extra or {}).get("told", {}))

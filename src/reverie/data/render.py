@@ -1,10 +1,12 @@
 """SVG text to pixels."""
 
 import io
+import tempfile
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 
 from reverie.errors import UserError
 
@@ -33,8 +35,20 @@ def render(svgs: Iterable[str], size: int) -> np.ndarray:
     pictures = []
     for k, svg in enumerate(svgs):
         try:
-            png = resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)
+            png = _drawn(resvg_py.svg_to_bytes, svg, size)
         except ValueError as error:
             raise UserError(f"drawing {k} is not an SVG that can be rendered ({error}): leave it out.") from None
-        pictures.append(on_white(Image.open(io.BytesIO(bytes(png))), size))
+        pictures.append(on_white(Image.open(io.BytesIO(png)), size))
     return np.stack(pictures) if pictures else np.zeros((0, 3, size, size), np.uint8)
+
+
+def _drawn(draw: Any, svg: str, size: int) -> bytes:
+    """A PNG. Letters are those of the font that Pillow brings: the same on every machine, whatever fonts it has."""
+    if "<text" not in svg:
+        return bytes(draw(svg_string=svg, width=size, skip_system_fonts=True))
+    font: Any = ImageFont.load_default(12)
+    with tempfile.NamedTemporaryFile(suffix=".ttf") as file:
+        file.write(font.font_bytes)
+        file.flush()
+        family = dict.fromkeys(("font_family", "sans_serif_family"), font.getname()[0])
+        return bytes(draw(svg_string=svg, width=size, skip_system_fonts=True, font_files=[file.name], **family))
