@@ -4,14 +4,14 @@ What says what a picture shows, looked for in this order:
 
 1. `metadata.jsonl` in the folder: one JSON object a line, {"file_name": "a.png", "text": "a caption"};
 2. a `.txt` file beside a picture, with the same name: its words are the caption;
-3. sub-folders with pictures in them and no pictures beside them: the name of the sub-folder is the class.
+3. sub-folders with pictures in them, and beside them no picture that can be used: the name of the sub-folder is the class.
 
 A file that cannot be used is skipped and named in `Pictures.problems`, one line each, and the rest is read:
 
 - a picture that cannot be decoded, or is cut short; a file with the name of a picture and nothing in it;
 - a picture of more than `max_pixels`, judged by its header before a pixel is decoded (an image bomb);
 - in a captioned folder: a picture without a caption, an empty caption, a caption that is not UTF-8;
-- a sub-folder with pictures where pictures lie beside it too;
+- a sub-folder with pictures where pictures that can be used lie beside it too;
 - a caption without its picture; a line of `metadata.jsonl` that is not such an object, or that leads out of the folder.
 
 No folder, no picture that can be used, or a size below 1 is refused with UserError. Pictures are turned upright by their
@@ -170,18 +170,43 @@ def _from_classes(folder: Path) -> _Found:
     return found
 
 
-def _look(folder: Path) -> _Found:
+def _first_good(paths: list[Path], max_pixels: int) -> tuple[Path | None, list[str]]:
+    """The first picture that can be used, and what is wrong with those before it."""
+    problems: list[str] = []
+    for path in paths:
+        try:
+            open_picture(path, 1, max_pixels)
+            return path, problems
+        except UserError as problem:
+            problems.append(str(problem))
+    return None, problems
+
+
+def _left_out(counts: dict[Path, int], first: Path, others: int) -> Iterator[str]:
+    """Folders that are no classes because of a picture and others beside them, one line each."""
+    beside = f"{first.name} and {others} more beside it" if others else first.name
+    for inner, count in counts.items():
+        yield (
+            f"{inner}: {count} of its pictures skipped: folders are classes only where no picture lies beside them; "
+            f"move {beside} into one, or elsewhere"
+        )
+
+
+def _look(folder: Path, max_pixels: int) -> _Found:
     try:
         if (folder / "metadata.jsonl").is_file():
             return _from_metadata(folder)
         paths = _pictures_in(folder)
-        if not paths:
-            return _from_classes(folder)
+        counts = {inner: count for inner in _folders_in(folder) if (count := len(_pictures_in(inner)))}
+        first, strays = _first_good(paths, max_pixels) if counts else (None, [])
+        if not paths or (counts and first is None):  # a broken file beside class folders is no reason to leave them out
+            found = _from_classes(folder)
+            found.problems += strays
+            return found
         told = any(p.with_suffix(".txt").is_file() for p in paths)
         found = _from_texts(folder, paths) if told else _Found(paths=paths)
-        for inner in _folders_in(folder):
-            if count := len(_pictures_in(inner)):
-                found.problems.append(f"{inner}: {count} of its pictures skipped: it is a class only where none lie beside it")
+        if first:
+            found.problems += _left_out(counts, first, len(paths) - 1)
         return found
     except OSError as error:
         raise UserError(f"cannot read {folder} ({error.strerror}): check that it is yours to read.") from None
@@ -199,7 +224,7 @@ def folder(path: str | Path, size: int = 64, max_pixels: int = MAX_PIXELS) -> Pi
         raise UserError(f"cannot scale pictures to {size} pixels: choose a size of 1 or more.")
     if not os.path.isdir(path):  # Path.is_dir raises in a folder that is not ours to read
         raise UserError(f"there is no folder {path}: name a folder of pictures.")
-    found = _look(path)
+    found = _look(path, max_pixels)
     images, kept = [], []
     for row, file in enumerate(found.paths):
         try:
