@@ -1,4 +1,4 @@
-"""The picture of the README, from the shipped model: no selection, seeds 7, 8, 9, ...
+"""The picture of the README, from the shipped model, with each prompt under its picture: no selection, seeds 7, 8, 9, ...
 
 python bench/pictures.py [docs/avatars.png]
 """
@@ -28,4 +28,4 @@ PROMPTS = (
 if __name__ == "__main__":
     system = reverie.load("reverie-avatars")
     images = system.generate(PROMPTS, seed=7)
-    sheet(images, columns=6, scale=2).save(sys.argv[1] if len(sys.argv) > 1 else OUT)
+    sheet(images, columns=4, scale=3, gap=8, below=PROMPTS).save(sys.argv[1] if len(sys.argv) > 1 else OUT)
