@@ -268,7 +268,8 @@ def test_a_missing_npm_is_said_plainly(tmp_path, monkeypatch):
 SCHEMA = {
     "hair": ["short01"], "hairProbability": 100,
     "hairColor": ["ab2a18", "0e0e0e"], "glasses": ["variant01"],
-    "glassesProbability": 20, "glassesColor": ["000000", "ff0000"], "mouth": ["happy01"], "mouthColor": ["000000"], "eyes": ["variant01"], "head": ["head"],
+    "glassesProbability": 20, "glassesColor": ["000000", "ff0000"], "mouth": ["happy01"], "mouthColor": ["000000"],
+    "eyes": ["variant01"], "head": ["head"],
 }  # fmt: skip
 ROBOT = {"backgroundType": "solid", "backgroundRotation": "7", "hair": "long20", "hairColor": "#ab2a18", "glassesColor": "#000000",
          "mouth": "happyMouth03", "mouthColor": "#000000", "eyes": "variant07", "head": "head", "skinColor": "#6e4023"}  # fmt: skip

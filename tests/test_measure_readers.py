@@ -5,14 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from small import small_system
 
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
-from reverie.measure.agreement import shown
+from reverie.measure import ClassReader, shown, thumbnails
+from reverie.measure.report import table
 from reverie.nets.classifier import ClassifierConfig
 from reverie.systems.readers.recipe import FASHION_READER, ReaderRecipe, targets
 from reverie.systems.recipes import RECIPES
 from reverie.systems.shipped import READERS, open_reader
+from reverie.tasks import judges
+from reverie.tasks.evaluate import evaluate
 from reverie.tasks.train import Session
 from reverie.train.jobs import to_signal
 from reverie.train.loop import Key, Training
@@ -86,3 +91,72 @@ def test_a_damaged_reader_is_refused(tmp_path):
 
 def test_the_readers_are_recipes():
     assert RECIPES["fashion-reader"] is FASHION_READER and "avatars-reader" in RECIPES
+
+
+def sides(seed=0):
+    """(pictures, whether the mark is on the right); few are."""
+    pictures = dots(400, seed)
+    found = {side: [i for i, a in enumerate(pictures.attributes) if a.get("side") == side] for side in ("left", "right")}
+    kept = pictures.take(found["left"] + found["right"][:40])
+    return kept.images, np.array([a["side"] == "right" for a in kept.attributes], int)
+
+
+def test_a_reader_of_classes_is_right_on_pictures_it_has_not_seen():
+    images, labels = sides()
+    reader = ClassReader(thumbnails(), images, labels, ("left", "right"))
+    others, true = sides(seed=1)
+    assert [found["class"] == "right" for found in reader.read(others)] == true.astype(bool).tolist()
+    assert shown(others, [{"class": reader.values["class"][k]} for k in true], reader).overall == 1
+
+
+def test_a_reader_of_classes_is_the_regression_of_its_equation():
+    """Against the primal form, on features of three numbers."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(30, 3)), rng.integers(0, 3, 30)
+    features = {30: x, 5: rng.normal(size=(5, 3))}
+    reader = ClassReader(lambda p: features[len(p)], np.zeros(30), labels, "abc")
+    far, y = x - x.mean(0), np.eye(3)[labels]
+    slopes = np.linalg.solve(far.T @ far + 0.1 * np.square(far).sum() / 30 * np.eye(3), far.T @ (y - y.mean(0)))
+    scores = y.mean(0) + (features[5] - x.mean(0)) @ slopes
+    np.testing.assert_allclose(reader.slopes, slopes, atol=1e-12)
+    assert [found["class"] for found in reader.read(np.zeros(5))] == ["abc"[k] for k in scores.argmax(1)]
+
+
+def test_a_class_without_pictures_is_never_read_and_one_class_is_not_enough():
+    images, labels = sides()
+    reader = ClassReader(thumbnails(), images, 2 * labels, ("left", "middle", "right"))
+    assert {found["class"] for found in reader.read(images)} == {"left", "right"}
+    with pytest.raises(UserError, match="two classes"):
+        ClassReader(thumbnails(), images, 0 * labels, ("left", "right"))
+
+
+def folder_of(path, classes=(), captions=False):
+    """Flat pictures, 20 of each class; `small_system` that says it was trained on them."""
+    for k, name in enumerate(classes or ("",)):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        for i in range(20):
+            Image.new("RGB", (16, 16), tuple(200 if c == k else 50 + i for c in range(3))).save(path / name / f"{i}.png")
+            if captions:
+                (path / name / f"{i}.txt").write_text("a red man")
+    system = small_system()
+    return replace(system, about={**system.about, "recipe": {"source": "folder", "data": str(path)}})
+
+
+def test_a_folder_of_classes_is_judged_by_a_reader_fitted_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "imagenet", thumbnails)
+    sheet = evaluate(folder_of(tmp_path, ("bald", "hair", "red")), 12, steps=1)
+    own, real, nothing = sheet.rows
+    assert real.agreement == 1 and own.agreement < 0.8 and nothing.agreement < 0.8
+    assert sum(sheet.marks["what was asked"].asked.values()) == 12
+    assert "of the class" in own.note and "30 other real pictures" in own.note
+
+
+@pytest.mark.parametrize(
+    ("classes", "captions", "why"), [(("",), True, "only classes"), (("",), False, "only classes"), (("bald",), False, "only one")]
+)
+def test_where_nothing_can_be_read_the_table_says_why(tmp_path, monkeypatch, classes, captions, why):
+    monkeypatch.setattr(judges, "imagenet", thumbnails)
+    sheet = evaluate(folder_of(tmp_path, classes, captions), 10, steps=1)
+    assert [row.agreement for row in sheet.rows] == [None] * 3 and not sheet.marks
+    (last,) = [line for line in table(sheet.rows).splitlines() if line.startswith("agreement")]
+    assert "not measured" in last and why in last

@@ -3,6 +3,7 @@
 from reverie.measure.agreement import Agreement as Agreement
 from reverie.measure.agreement import agreement as agreement
 from reverie.measure.agreement import shown as shown
+from reverie.measure.classes import ClassReader as ClassReader
 from reverie.measure.distances import copies as copies
 from reverie.measure.distances import frechet as frechet
 from reverie.measure.distances import kid as kid

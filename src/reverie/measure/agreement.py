@@ -2,11 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from reverie.errors import UserError
-from reverie.measure.reader import Reader
+
+
+class Reads(Protocol):
+    """Says what pictures show: `Reader`, `ClassReader`."""
+
+    values: Any
+    """Attribute -> the names of what it can be."""
+
+    def read(self, pictures: np.ndarray) -> Sequence[Mapping[str, str]]:
+        """uint8 (N, C, H, W) -> the likeliest value of every attribute, for each picture."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,6 @@ def agreement(
     return Agreement(right, count)
 
 
-def shown(pictures: np.ndarray, asked: Sequence[Mapping[str, str]], reader: Reader) -> Agreement:
+def shown(pictures: np.ndarray, asked: Sequence[Mapping[str, str]], reader: Reads) -> Agreement:
     """Agreement of pictures uint8 (N, C, H, W) with what was asked of each."""
     return agreement(asked, reader.read(pictures), reader.values)

@@ -24,6 +24,8 @@ class Row:
     copies: float | None
     nfe: float | None = None
     seconds: float | None = None
+    note: str = ""
+    """What must be known of the agreement, or why there is none."""
 
 
 class Yardstick:
@@ -70,12 +72,12 @@ TITLES = {"kid": "KID x1000", "frechet": "Frechet", "nfe": "NFE", "seconds": "s/
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Plain text, columns aligned; "-" where nothing was measured."""
+    """Plain text, columns aligned; "-" where nothing was measured; then what is noted of the rows, once each."""
     cells = [["", *(TITLES.get(name, name) for name in COLUMNS)]]
     for row in rows:
         values = asdict(row)
         cells.append([row.name, *("-" if values[k] is None else form.format(values[k]) for k, form in COLUMNS.items())])
-    return aligned(cells)
+    return "\n".join([aligned(cells), *dict.fromkeys(row.note for row in rows if row.note)])
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,7 @@ from reverie.measure.agreement import Agreement, shown
 from reverie.measure.report import Row, Yardstick, noise
 from reverie.systems import System
 from reverie.tasks.generate import Picture, run, settle
-from reverie.tasks.judges import JUDGES, Judge, by_example
+from reverie.tasks.judges import JUDGES, Judge, Real
 
 Progress = Callable[[int, int], object]
 
@@ -38,16 +38,6 @@ class Sheet:
         return {"features": self.space, "rows": [asdict(r) for r in self.rows], "agreement": agreed}
 
 
-@dataclass(frozen=True)
-class Real:
-    """reference, floor: disjoint, as many of each as are made. seen: what the model was trained on, and what was held out of it."""
-
-    reference: Pictures
-    floor: Pictures
-    seen: tuple[Pictures, Pictures] | None
-    """None where these are not the pictures it was trained on: then nothing can be called a copy."""
-
-
 def evaluate(system: System, samples: int = 500, *, data: str = "", progress: Progress | None = None, **settings: Any) -> Sheet:
     """Makes `samples` pictures and measures them. settings: those of `generate`; progress(done, count) is called on the way.
 
@@ -57,7 +47,7 @@ def evaluate(system: System, samples: int = 500, *, data: str = "", progress: Pr
         raise UserError(f"{samples} samples are too few: distances need at least 10, and mean something from about 200")
     source = _source(system)
     real = _real(system, source, samples, data)
-    judge = JUDGES.get(source, by_example)(system, real.floor, samples, settings.get("seed", 0))
+    judge = JUDGES[source](system, real, samples, settings.get("seed", 0))
     made: list[Picture] = []
     for event in run(system, settle(system, list(judge.prompts), settings)):
         if isinstance(event, list):
@@ -78,10 +68,10 @@ def _real(system: System, source: str, samples: int, data: str) -> Real:
     kind, size, own = kind_of(source), system.defaults.size[0], system.about["recipe"].get("data", "")
     where = data or _whereabouts(kind, own)
     pictures = open_pictures(source, where, size)
-    reference, floor = _halves(pictures, samples)
+    rest, reference, floor = _halves(pictures, samples)
     if kind.test:
         floor = _some(kind.test(where, size), samples)
-    return Real(reference, floor, _seen(system, pictures))
+    return Real(rest, reference, floor, _seen(system, pictures))
 
 
 def _whereabouts(kind: Kind, data: str) -> str:
@@ -98,11 +88,11 @@ def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | Non
     return pictures.split(min(holdout, max(1, len(pictures) // 10)))
 
 
-def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures]:
-    """(reference, floor): `samples` pictures each, or half of what there is; the floor is of those no reader was trained on."""
+def _halves(pictures: Pictures, samples: int) -> tuple[Pictures, Pictures, Pictures]:
+    """(rest, reference, floor): the last two of `samples` pictures, or of half of all; no reader was trained on the floor."""
     n = min(samples, len(pictures) // 2)
     rest, floor = pictures.split(max(n, min(1000, len(pictures) // 2)))
-    return _some(rest, n), _some(floor, n)
+    return rest, _some(rest, n), _some(floor, n)
 
 
 def _some(pictures: Pictures, count: int) -> Pictures:
@@ -128,11 +118,11 @@ def _measure(system: System, real: Real, judge: Judge, made: Sequence[Picture], 
     if judge.reader is not None:
         wanted = next(iter(judge.asked.values())).attributes
         own = next(iter(marks.values())).overall
-        floor = shown(real.floor.images, real.floor.attributes or (), judge.reader).overall
+        floor = shown(real.floor.images, judge.shown, judge.reader).overall
         ceiling = shown(empty, wanted, judge.reader).overall
     nfe, seconds = (float(np.mean(some)) for some in zip(*((p.nfe, p.seconds) for p in made), strict=True))
     rows = (
-        yard.row(system.name, plain, own, nfe=nfe, seconds=seconds),
+        yard.row(system.name, plain, own, nfe=nfe, seconds=seconds, note=judge.note),
         yard.real(real.floor.images, floor),
         yard.row("noise", empty, ceiling),
     )
