@@ -117,6 +117,16 @@ def test_the_log_of_a_killed_run_says_every_step_once(tmp_path):
     assert logged(tmp_path) == list(range(1, 61))
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so(tmp_path, capsys):
+    small = ["train", "toy-2d", "--steps", "6", "--batch", "32", "--count", "200", "--out", str(tmp_path)]
+    cli.main(small)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    (tmp_path / "log.jsonl").write_text('{"step": 3}\n')
+    cli.main([*small, "--resume"])
+    assert "holds no checkpoint yet: beginning anew" in capsys.readouterr().err
+    assert logged(tmp_path) == [6]
+
+
 def test_points_are_previewed_where_they_lie(tmp_path):
     list(tasks_train.Session.open(POINTS, tmp_path, resume=False))
     (path,) = (tmp_path / "previews").iterdir()
@@ -195,7 +205,7 @@ WRONG = {
     "negative points": (["--count=-5"], "--count is -5;"),
     "points": (["--count", "1000000000000"], "--count is 1000000000000"),
     "drop": (["--objective.drop", "2"], "drop is 2"),
-    "width": (["--net.width", "0"], "width=0"),
+    "width": (["--net.width", "0"], "--net.width is 0"),
     "large width": (["--net.width", "1000000000"], "--net.width is 1000000000"),
     "guidance": (["--sampling.guidance", "nan"], "--sampling.guidance is nan"),
     "sampling steps": (["--sampling.steps", "0"], "steps"),

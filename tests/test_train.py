@@ -195,8 +195,11 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path):
     data = run.checkpoint.read_bytes()
     for length in (0, 7, 200, len(data) // 2, len(data) - 1):
         run.checkpoint.write_bytes(data[:length])
-        with pytest.raises(UserError, match="not a whole safetensors file"):
+        with pytest.raises(UserError, match=r"not a whole safetensors file .*; delete it: --resume then begins anew$"):
             resumed(tmp_path)
+    (tmp_path / "snapshot-0000001.safetensors").touch()
+    with pytest.raises(UserError, match=r"and --average 0.05 makes a model of the snapshots$"):
+        resumed(tmp_path)
     run.checkpoint.unlink()
     with pytest.raises(UserError, match="is not there"):
         resumed(tmp_path)

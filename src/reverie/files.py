@@ -100,8 +100,8 @@ def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", about: Mapping[str
     write_whole(path, lambda part: save_file(whole, part, {"format": "pt", **text}))
 
 
-def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """(tensors, metadata with its JSON read); a missing, cut or foreign file is a UserError."""
+def load_tensors(path: Path, remedy: str = "get it again, or name another file") -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """(tensors, metadata with its JSON read); a missing, cut or foreign file is a UserError, which ends in `remedy`."""
     from safetensors.torch import load_file
 
     if not os.path.isfile(path):  # Path.is_file raises in a folder that is not ours to read
@@ -111,7 +111,7 @@ def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
             about = {k: _json(v) for k, v in (handle.metadata() or {}).items()}
         return load_file(path), about
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} {_why(path)} ({error}); get it again, or name another file") from None
+        raise UserError(f"{path} {_why(path)} ({error}); {remedy}") from None
 
 
 def _why(path: Path) -> str:

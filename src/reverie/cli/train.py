@@ -1,5 +1,6 @@
 """`reverie train RECIPE`: progress with ETA, validation, previews; stops and goes on at any step."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
             recipe, place = _read(restored(RECIPES[name], begun), arguments[1:], name)
         else:
             print(f"reverie: {folder} holds no run yet: beginning one", file=sys.stderr)
+        if begun and place.resume and not os.path.exists(folder / "checkpoint.safetensors"):
+            print(f"reverie: {folder} holds no checkpoint yet: beginning anew, with an empty log", file=sys.stderr)
     session = Session.open(recipe, folder, place.resume or bool(place.average))
     for line in skipped(session.problems):
         print(f"reverie: {line}", file=sys.stderr)

@@ -226,6 +226,8 @@ def _numbers(recipe: Any, where: str = "") -> None:
                 raise UserError(f"{flag} is {number}; it must lie between -{LARGEST} and {LARGEST}")
         if f.name == "count" and value < 2:
             raise UserError(f"--count is {value}; give 2 or more: one is trained on, and one held out")
+        if f.name in ("width", "channels") and value < 1:
+            raise UserError(f"--{where}{f.name} is {value}; a net needs 1 or more")
 
 
 def _board(folder: Path, step: int) -> Any:

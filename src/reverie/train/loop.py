@@ -224,7 +224,7 @@ class Run:
 
     def resume(self) -> None:
         """Takes up the checkpoint in the folder; a foreign or torn one is a UserError."""
-        tensors, about = load_tensors(self.checkpoint)
+        tensors, about = load_tensors(self.checkpoint, self._without())
         run = about.get("reverie.run")
         parts = ("model.", "ema.", "optimiser.")
         if run is None or not all(k.startswith(parts) for k in tensors):
@@ -249,6 +249,11 @@ class Run:
         self.lengthen(run.get("minutes", self.training.minutes))
         if self.rate() > 1.001 * before:
             self.complaint = f"the run is now {self.steps or 'more'} steps long: its rate had begun to fall, and rises again"
+
+    def _without(self) -> str:
+        """What to do about a checkpoint that cannot be read."""
+        snapshots = any(self.folder.glob("snapshot-*.safetensors"))
+        return "delete it: --resume then begins anew" + (", and --average 0.05 makes a model of the snapshots" if snapshots else "")
 
     def lengthen(self, minutes: float | None) -> None:
         """Another length for the run, where another was asked for; minutes: what fixed the number of steps it had, if they did."""
