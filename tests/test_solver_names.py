@@ -15,7 +15,7 @@ from reverie.process import schedules
 from reverie.process.grids import GRIDS, karras
 from reverie.rng import Rng
 from reverie.solve import DDIM, SOLVERS, Churn, Exponential, Renoise, Single, called, facts, find, heun, lms, named, sample, unipc
-from reverie.solve.names import KNOWN, LABELS, grid_called, grid_of
+from reverie.solve.names import KNOWN, LABELS, ambiguity, grid_called, grid_of
 from reverie.solve.table import ABSENT, ROWS, SCHEDULES, TOOLS, listed
 
 # the lists of samplers of A1111 1.10, ComfyUI 0.27 and InvokeAI 6.14
@@ -149,9 +149,9 @@ UNKNOWN = {
     "DPM fast": "'DPM fast' is not here: it chooses its own grid",
     "euler_cfg_pp": "is not here: CFG",
     "DPMSolverMultistepScheduler(solver_order=4)": "of this class there are DPMSolver",
-    "DPMSolverScheduler(solver_order=4)": "lists the classes",
+    "DPMSolverScheduler(solver_order=4)": "`reverie solvers` lists",
     "UniPCMultistepScheduler(order=3)": "'order' chooses no solver. Did you mean 'solver_order'",
-    "UniPCMultistepScheduler(3)": "is not a constructor|chooses no solver",
+    "UniPCMultistepScheduler(3)": "said by name, as in UniPCMultistepScheduler",
     "UniPCMultistepScheduler(": "is not a constructor",
     "DDIMScheduler(timestep_spacing='x')": "grid: unknown name 'x'",
 }
@@ -161,6 +161,14 @@ UNKNOWN = {
 def test_unknown_names_are_refused_with_the_nearest(name):
     with pytest.raises(UserError, match=UNKNOWN[name]):
         named(name)
+
+
+def test_a_name_that_tools_mean_differently_is_told():
+    assert (
+        ambiguity("DEIS") == "'DEIS' is taken as deis-3, as comfyui means it; invokeai means deis-2: write 'invokeai:DEIS' for it"
+    )
+    for plain in ("comfyui:deis", "dpmpp-2m", "DPM++ 2M Karras", "heun", "tuned", "DDIMScheduler()", "no such name"):
+        assert ambiguity(plain) == ""
 
 
 MEASURED = {
@@ -218,6 +226,12 @@ def test_the_command_says_what_a_name_means(capsys):
     assert [(r["name"], r["grid"]) for r in json.loads(out)] == [("lms", "karras()")]
     code, _, err = command(capsys, "solvers", "eulerr")
     assert code == 2 and "Did you mean 'euler'?" in err
+
+
+def test_the_command_knows_the_tuned_solvers(capsys):
+    code, out, _ = command(capsys, "solvers", "tuned")
+    assert code == 0 and "reverie tune" in out
+    assert json.loads(command(capsys, "solvers", "Tuned", "--json")[1])[0]["name"] == "tuned"
 
 
 def test_its_help_does_not_import_torch():

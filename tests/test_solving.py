@@ -96,3 +96,9 @@ def test_a_net_of_noise_cannot_begin_where_nothing_is_left_of_the_data():
     model.net.forward = lambda x, t, **_: x
     with pytest.raises(UserError, match="says nothing about x0"):
         sample(model, torch.zeros(1, 2), grids.trailing()(path, 4), Exponential(2))
+
+
+@pytest.mark.parametrize("name", ["heun", named("heun")])
+def test_a_name_is_not_yet_a_solver(name):
+    with pytest.raises(UserError, match=r"takes no steps: give reverie.solve.named\('heun'\)\[0\]"):
+        sample(MODEL, torch.zeros(1, 2, dtype=F64), grids.karras()(PATH, 3), name)

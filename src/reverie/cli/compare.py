@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reverie.cli.generate import TAKEN, Generate, opened, read, unheeded
+from reverie.cli.generate import TAKEN, Generate, of_solver, opened, read, unheeded
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import check_place
@@ -59,7 +59,8 @@ def _notes(cell: Cell, asked: Compare, axes: Sequence[Axis]) -> list[str]:
     """What has no effect on a cell; its guidance counts only where it was asked for, not where it is the model's own."""
     system, settings = cell.work.system, cell.work.settings
     own = asked.guidance is None and all(axis.name != "guidance" for axis in axes)
-    return [*notes(system, settings), *unheeded(system, settings.negative, None if own else settings.guidance)]
+    unused = unheeded(system, settings.negative, None if own else settings.guidance)
+    return [*notes(system, settings), *unused, *of_solver(cell.place.get("solver", asked.solver), settings)]
 
 
 def split(text: str) -> list[str]:

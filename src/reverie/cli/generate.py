@@ -15,6 +15,7 @@ from tqdm import tqdm
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import free
+from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
     system = opened(asked, made)
     settings = settle(system, asked.prompt or ("",), {name: getattr(asked, name) for name in TAKEN})
     folder = _folder(Path(asked.out))
-    for note in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance)]:
-        print(f"reverie: {note}", file=sys.stderr)
+    for line in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance), *of_solver(asked.solver, settings)]:
+        print(f"reverie: {line}", file=sys.stderr)
     with closing(_shown(system, settings)) as batches:  # closed before an error is said, so that the bar is gone
         for picture in itertools.chain.from_iterable(batches):
             _keep(picture, system, folder, asked)
@@ -125,6 +126,17 @@ def _keep(picture: Picture, system: System, folder: Path, asked: Generate) -> No
     metadata.save(picture, system, path, asked.model)
     line = {"file": str(path), "seed": picture.seed, "nfe": picture.nfe, "seconds": round(picture.seconds, 3)}
     print(json.dumps(line) if asked.json else path, flush=True)
+
+
+def of_solver(name: str | None, settings: Settings) -> list[str]:
+    """What the name of a solver leaves open, and what the steps of an adaptive one are; one line each."""
+    said = [ambiguity(name)] if name else []
+    row = SOLVERS.get(str(settings.solver))
+    if row and row.family == "adaptive" and settings.steps != 1:
+        said.append(
+            f"{row.name} chooses its own steps, within each of the {settings.steps} of the grid: --steps 1 leaves all to it"
+        )
+    return [line for line in said if line]
 
 
 def _words(prompt: Any) -> str:

@@ -10,6 +10,11 @@ import tyro
 
 from reverie.cli.parse import parse
 
+TUNED = (
+    "the solvers of few steps that `reverie tune` fitted to a model, one per number of steps, with times of their own; "
+    "`reverie generate --solver tuned --steps N` uses them"
+)
+
 
 @dataclass(frozen=True)
 class Solvers:
@@ -24,6 +29,9 @@ class Solvers:
 def main(arguments: Sequence[str]) -> None:
     """Prints the table, or what one name means."""
     asked = parse(Solvers, arguments, "reverie solvers", Solvers())
+    if asked.name.strip().casefold() == "tuned":
+        print(json.dumps([{"name": "tuned", "note": TUNED}], indent=1) if asked.json else textwrap.fill(f"tuned: {TUNED}", 120))
+        return
     from reverie.solve.names import find  # loads torch, which --help has no need of
     from reverie.solve.table import ROWS
 

@@ -82,6 +82,9 @@ def trace(
 
     Noise of step k is keyed by k. `begin`: a Step of an earlier trace on the same grid, to go on from.
     """
+    if not hasattr(solver, "step"):
+        name = solver if isinstance(solver, str) else "heun"
+        raise UserError(f"the solver is a {type(solver).__name__}, which takes no steps: give reverie.solve.named({name!r})[0]")
     grid = check(time(grid))
     watched = _Watched(model)
     state, first = solver.init(), 0

@@ -7,10 +7,11 @@
 The names themselves are in `table`.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from reverie.card import parse, rebuild
+from reverie.card import LIST, parse, rebuild
 from reverie.errors import UserError, closest
 from reverie.process import schedules
 from reverie.process.grids import GRIDS, Grid, knots, ratios, uniform
@@ -64,6 +65,19 @@ def find(name: str) -> Found:
         raise UserError(f"'{name}' is not here: {ABSENT[key]}")
     near = closest(_plain(key), {_plain(n): n for n in reversed(list(_all(tools)))})  # ours stays where two are alike
     raise UserError(f"no solver is called '{name}'.{near} `reverie solvers` lists them, and what the tools call them")
+
+
+def ambiguity(name: str) -> str:
+    """What to say of a name by which tools mean different solvers, where none of them is asked for; '' of any other."""
+    means: dict[str, str] = {}  # the first tool of each solver
+    for tool in TOOLS:
+        with contextlib.suppress(UserError):
+            means.setdefault(find(f"{tool}:{name}").row.name, tool)
+    if len(means) < 2:
+        return ""
+    taken = find(name).row.name
+    others = "; ".join(f"{tool} means {row}: write '{tool}:{name}' for it" for row, tool in means.items() if row != taken)
+    return f"'{name}' is taken as {taken}, as {means[taken]} means it; {others}"
 
 
 def _fused(key: str, rows: Mapping[str, Row], grids: Mapping[str, str]) -> Found | None:
@@ -120,6 +134,8 @@ def _config(text: str) -> tuple[Config, str | None]:
     if (spacing := card.pop("timestep_spacing", None)) is not None:
         grid = grid or f"{spacing}()"
     for field in card:
+        if field == LIST:
+            raise UserError(f"{cls}: its arguments are said by name, as in {cls}(solver_order=2)")
         if field not in CONFIG:
             known = [*CONFIG, "timestep_spacing", *LABELS["diffusers"]]
             raise UserError(f"{cls}: '{field}' chooses no solver.{closest(field, known)} Known: {', '.join(known)}")
@@ -130,12 +146,14 @@ CONFIGS = {_config(name)[0]: row for row in ROWS for name in row.names("diffuser
 
 
 def _configured(text: str) -> Found:
+    cls = str(parse(text)["name"]).casefold()
+    same = [name for row in ROWS for name in row.names("diffusers") if name.partition("(")[0].casefold() == cls]
+    if not same:  # before its arguments are looked at, which are not to blame
+        raise UserError(f"no solver is {text}: brackets belong to the classes of diffusers, which `reverie solvers` lists")
     config, grid = _config(text)
     if config in CONFIGS:
         return Found(CONFIGS[config], grid)
-    same = [name for row in ROWS for name in row.names("diffusers") if name.partition("(")[0].casefold() == config[0]]
-    there = f"of this class there are {', '.join(same)}" if same else "`reverie solvers` lists the classes"
-    raise UserError(f"no solver is {text}: {there}")
+    raise UserError(f"no solver is {text}: of this class there are {', '.join(same)}")
 
 
 class Facts(NamedTuple):
