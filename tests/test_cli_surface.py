@@ -4,17 +4,18 @@ from dataclasses import fields
 
 import pytest
 
-from reverie.cli import COMMANDS
+from reverie.cli import COMMANDS, main
 from reverie.cli.compare import Compare
 from reverie.cli.data import Data
 from reverie.cli.evaluate import Evaluate
-from reverie.cli.generate import Generate
+from reverie.cli.generate import Generate, of_solver
 from reverie.cli.parse import _flags, parse
 from reverie.cli.solvers import Solvers
 from reverie.cli.train import Place, _command
 from reverie.cli.tune import Tune
 from reverie.errors import UserError
 from reverie.systems.recipes import RECIPES
+from reverie.tasks.generate import Settings
 from reverie.train import Training
 
 
@@ -33,7 +34,7 @@ def test_flags():
     assert names(Generate) == "prompt style count seed steps guidance negative solver grid model out batch strict from_ json"
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
-    assert names(Data) == "name path count size style seed out sheet"
+    assert names(Data) == "name path count size style seed out overwrite sheet"
     assert names(Solvers) == "name json"
     assert names(Place) == "out resume average threads"
     assert names(Training) == (
@@ -58,3 +59,43 @@ def test_a_flag_that_is_offered_is_taken(name):
             parse(type(OFFERED[name]), [f"--{flag}"], "reverie", OFFERED[name])
         except UserError as error:
             assert "does not know" not in str(error)
+
+
+WRONG = {
+    "no number": ("generate x --steps abc", "--steps is 'abc'; it must be a whole number"),
+    "no fraction": ("generate x --guidance much", "--guidance is 'much'; it must be a number"),
+    "no numbers": ("train toy-2d --widths 0.1 b", "--widths is '0.1 b'; it must be numbers"),
+    "no such choice": ("train toy-2d --bf16 maybe", "invalid choice 'maybe' for argument '--bf16'"),
+    "from a folder": ("generate --from .", "is a folder: name one picture in it"),
+    "a folder for a file": ("data avatars --path .", "look at a folder with `reverie data folder`"),
+    "nothing made": ("data avatars --overwrite", "--overwrite does nothing"),
+    "no axis": ("compare x", "give --x, --y, or both"),
+    "no class": ("generate x --solver Exponential(0)", "no solver is Exponential(0)"),
+    "no names": ("generate x --solver UniPCMultistepScheduler(3)", "UniPCMultistepScheduler(solver_order=2)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_one_line_with_a_remedy(capsys, tmp_path, monkeypatch, case):
+    words, said = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and said in err and len(err.splitlines()) == 1
+
+
+def test_a_set_that_is_there_is_replaced_only_when_asked(capsys, tmp_path, monkeypatch):
+    path = tmp_path / "set.safetensors"
+    path.write_text("mine")
+    monkeypatch.setattr("reverie.cli.data._make", lambda asked, make: path.write_text("new"))
+    for more, left in (([], "mine"), (["--overwrite"], "new")):
+        with pytest.raises(SystemExit):  # the second time because that is no set
+            main(["data", "avatars", "--out", str(path), "--sheet", str(tmp_path / "s.png"), *more])
+        assert path.read_text() == left and ("add --overwrite" in capsys.readouterr().err) == (not more)
+
+
+def test_what_a_solver_leaves_open_is_said():
+    assert "write 'invokeai:deis'" in of_solver("deis", Settings(solver="deis-3", steps=5))[0]
+    assert "--steps 1 leaves all to it" in of_solver(None, Settings(solver="rk23", steps=5))[0]
+    assert of_solver("rk23", Settings(solver="rk23", steps=1)) == of_solver("tuned", Settings(solver="tuned", steps=5)) == []

@@ -1,5 +1,6 @@
 """`reverie data NAME`: what a set is, its licence, and a contact sheet; `reverie data avatars --count N --out FILE` makes one."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Data:
     seed: int = 0
     out: str = ""
     """File to write a made set to."""
+    overwrite: bool = False
+    """Replace the file that --out names, if there is one."""
     sheet: str = ""
     """Picture file of the contact sheet; '' = NAME-sheet.png."""
 
@@ -59,6 +62,13 @@ def _check(asked: Data, kind: Kind) -> None:
     if asked.out and kind.make is None:
         others = ", ".join(k.name for k in KINDS.values() if k.make)
         raise UserError(f"'{asked.name}' cannot be made, only looked at: leave out --out, or make one of {others}")
+    if asked.out and os.path.isfile(asked.out) and not asked.overwrite:
+        raise UserError(f"{asked.out} is there already: add --overwrite to replace it, or choose another --out")
+    if asked.overwrite and not asked.out:
+        raise UserError("--overwrite does nothing where nothing is made: leave it out")
+    if kind.make and os.path.isdir(asked.path):
+        how = f"name the file that `reverie data {kind.name} --out FILE` made, or look at a folder with `reverie data folder`"
+        raise UserError(f"--path {asked.path} is a folder, and {kind.name} come in a file: {how}")
     used = kind.make_options if asked.out else kind.options
     for option in ("path", "count", "size", "style"):
         if option in used or getattr(asked, option) == getattr(Data(), option):

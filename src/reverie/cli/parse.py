@@ -73,7 +73,19 @@ def _flags(value: Any, prefix: str = "") -> list[str]:
 
 
 def _line(text: str) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", text)
-    return (
-        re.sub(r"\s+", " ", plain).strip().removeprefix("Parsing error").strip() or "the command line could not be read; see --help"
+    plain = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{5,}", " ", text)
+    said = re.sub(
+        r"^(Parsing error|Missing argument|Invalid choice|Value error) | For full helptext, .*", "", " ".join(plain.split())
     )
+    return _mistyped(said) or said.strip() or "the command line could not be read; see --help"
+
+
+def _mistyped(said: str) -> str:
+    """What to say of a value that is no number; '' of any other complaint."""
+    found = re.match(r"Error parsing (--\S+): .*?(\[.*?\]|'.*?').*?Argument helptext: --\S+ (.*)", said)
+    kind = re.match(r"[{}\w|\[ ]*?\b(INT|FLOAT)\b", found[3]) if found else None
+    if found is None or kind is None:
+        return ""
+    words = re.findall(r"'(.*?)'", found[2])
+    number = ("whole " if kind[1] == "INT" else "") + "number"
+    return f"{found[1]} is '{' '.join(words)}'; it must be {f'{number}s' if len(words) > 1 else f'a {number}'}"

@@ -146,7 +146,11 @@ def prepare(
 
 def _check(x: Axis, y: Axis, steps: int) -> None:
     if x.name == y.name:
-        raise UserError(f"'{x.name}' is on both axes: give each its own" if x.name else "nothing to compare: give x, y, or both")
+        raise UserError(
+            f"'{x.name}' is on both axes: give each its own"
+            if x.name
+            else "nothing to compare: give --x, --y, or both, as --x steps=5,10"
+        )
     if steps < 0:
         raise UserError(f"the reference has {steps} steps: give a positive number, or 0 for no reference")
 

@@ -92,6 +92,8 @@ def write(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
 
 
 def _text(path: Path) -> dict[str, Any]:
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: name one picture in it")
     if not os.path.isfile(path):  # Path.is_file raises where the name is longer than the disk allows
         raise UserError(f"{path} is not there: check the path")
     try:
@@ -115,7 +117,9 @@ def read(path: Path) -> Made:
             return made
     if COMPARISON in text:
         raise UserError(f"{path} is a comparison of several settings: type those of the one you want")
-    raise UserError(f"{path} carries no settings: it was not written by reverie or A1111, or they were stripped")
+    raise UserError(
+        f"{path} carries no settings: give a PNG as reverie or A1111 wrote it (editing and sending strip them), or type them"
+    )
 
 
 def _ours(said: str, path: Path) -> Made:
