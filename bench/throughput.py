@@ -5,11 +5,13 @@
 
 The net is the public DDPM for CIFAR-10 at a quarter of its width, as in law 11. Both sample with DDIM on 20 steps from the same
 noise; each side with the defaults its user gets (ours: bf16 inside the net and channels last, as `reverie generate`; theirs: as
-loaded, fp32). Training is one AdamW step of noise prediction, batch 32; ours with the defaults of `reverie train` (bf16), theirs as
-in their unconditional example (fp32). Loop overhead is loop / (steps x forward) - 1. Medians and 10th to 90th percentiles, of
-ratios of neighbours. PSNR is of the shipped model in bf16 against fp32, from the same noise.
+loaded, fp32). Training is one step of noise prediction, batch 32, gradients clipped, AdamW, averaged weights: ours as `reverie
+train` takes it (bf16, two averages), theirs as in their unconditional example with --use_ema (fp32, one average). Loop overhead is
+loop / (steps x forward) - 1. Medians and 10th to 90th percentiles, of ratios of neighbours. PSNR is of the shipped model in bf16
+against fp32, from the same noise.
 """
 
+import copy
 import json
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from diffusers import DDIMScheduler
+from diffusers.training_utils import EMAModel
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "tests" / "data"), str(HERE.parent / "tests" / "laws")]
@@ -30,13 +33,16 @@ from test_law11_backbones import SMALL  # noqa: E402
 
 from reverie.denoiser import Denoiser, timestep  # noqa: E402
 from reverie.measure.prompts import avatar_prompts  # noqa: E402
+from reverie.nets.precision import held  # noqa: E402
 from reverie.nets.unet import UNet  # noqa: E402
 from reverie.process import grids, rules, schedules  # noqa: E402
 from reverie.rng import Rng  # noqa: E402
 from reverie.solve import Ancestral, sample  # noqa: E402
-from reverie.systems.shipped import open_model  # noqa: E402
+from reverie.systems.shipped import SHIPPED, open_model  # noqa: E402
+from reverie.systems.weights import load  # noqa: E402
 from reverie.tasks.generate import generate  # noqa: E402
 from reverie.train import denoising  # noqa: E402
+from reverie.train.loop import Run, Training  # noqa: E402
 
 
 @dataclass
@@ -98,7 +104,10 @@ def samplers(bench, theirs, model):
     return their_loop, our_loop
 
 
-def sampling(bench, theirs, model):
+def sampling(bench, theirs, exact):
+    """exact: our model in fp32; a user's has its weights in bf16."""
+    model = copy.deepcopy(exact)
+    held(model, model.autocast)
     their_loop, our_loop = samplers(bench, theirs, model)
     x = torch.randn(bench.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
@@ -109,10 +118,10 @@ def sampling(bench, theirs, model):
     result = compare(their_loop, our_loop, bench.repeats)
     once = np.median([clock(forward) for _ in range(bench.repeats)])
     result["loop_overhead"] = result["reverie_s"]["median"] / (bench.steps * once) - 1
-    model.autocast = None
-    exact = our_loop()
-    model.autocast = torch.bfloat16
-    result["rms_difference_to_diffusers_fp32"] = float((exact - their_loop()).square().mean().sqrt())
+    exact.autocast = None
+    ours = samplers(bench, theirs, exact)[1]()
+    exact.autocast = torch.bfloat16
+    result["rms_difference_to_diffusers_fp32"] = float((ours - their_loop()).square().mean().sqrt())
     return result
 
 
@@ -121,7 +130,7 @@ def visible(count=32):
     system = open_model("reverie-avatars")
     prompts = [p.text for p in avatar_prompts(count)]
     quick = np.stack([np.asarray(i, float) for i in generate(system, prompts, seed=1)])
-    system.denoiser.autocast = system.codec.autocast = None
+    system = load(SHIPPED["reverie-avatars"])
     exact = np.stack([np.asarray(i, float) for i in generate(system, prompts, seed=1)])
     each = 10 * np.log10(255**2 / np.square(quick - exact).mean((1, 2, 3)))
     return {
@@ -131,31 +140,46 @@ def visible(count=32):
     }
 
 
+class Same:
+    """A job that trains on one batch, so that both sides see the same."""
+
+    size = 32
+
+    def __init__(self, model, x0, t, n):
+        self.module, self.batch = model, (x0.contiguous(memory_format=torch.channels_last), t.clamp(min=1e-3), n)
+
+    def loss(self, index, key):
+        return denoising(self.module, *self.batch)
+
+    def validate(self):
+        return 0.0
+
+
 def trainers(theirs, model):
     """(their step, our step), from the same noise."""
     x0 = torch.randn(32, 3, 32, 32)
     t, n = torch.rand(32, dtype=torch.float64), torch.randn(32, 3, 32, 32)
     scheduler = DDIMScheduler(num_train_timesteps=1000)
-    one, two = (torch.optim.AdamW(m.parameters(), 1e-4, fused=f) for m, f in ((theirs, False), (model, True)))
+    optimiser, average = torch.optim.AdamW(theirs.parameters(), 1e-4), EMAModel(theirs.parameters(), use_ema_warmup=True)
+    run = Run(Same(model, x0, t, n), Training(batch=32), Path("unused"))
 
     def their_step():
         steps = (t * 1000).long()
         F.mse_loss(theirs(scheduler.add_noise(x0, n, steps), steps).sample, n).backward()
-        one.step()
-        one.zero_grad()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.step(theirs.parameters())
 
-    def our_step():
-        denoising(model, x0.contiguous(memory_format=torch.channels_last), t.clamp(min=1e-3), n).mean().backward()
-        two.step()
-        two.zero_grad()
-
-    return their_step, our_step
+    return their_step, run.advance
 
 
 def spend(side, what):
     """What `memory` measures, in an interpreter of its own."""
     torch.set_num_threads(1)
     theirs, model = pair()
+    if what == "sampling":
+        held(model, model.autocast)
     works = samplers(Bench(steps=3), theirs, model) if what == "sampling" else trainers(theirs.train(), model.train())
     for _ in range(2):
         works[side]()

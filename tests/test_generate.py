@@ -341,3 +341,12 @@ def test_a_grid_that_begins_below_the_top_starts_from_the_noise_of_its_own_first
     x = path.sigma(torch.tensor(0.02)) * path.noise((1, 3, 16, 16), Rng.of(4).fold("prior"))
     assert abs(pixels([image])[0] - pixels(to_images(model(x, 0.02)))[0]).max() <= 1
     assert pixels([image]).std() > 5
+
+
+def test_a_listed_grid_says_how_many_steps_there_are():
+    images = {
+        n: pixels(generate(SYSTEM, seed=4, grid="knots(1.0, 0.4, 0.1, 0)", **said)) for n, said in ((0, {}), (3, {"steps": 3}))
+    }
+    assert (images[0] == images[3]).all()
+    with pytest.raises(UserError, match="lists 3 steps, and 4 are asked for"):
+        generate(SYSTEM, seed=4, grid="knots(1.0, 0.4, 0.1)", steps=4)

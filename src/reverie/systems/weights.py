@@ -123,7 +123,9 @@ def load_any(path: str | File) -> System | Part:
     tensors, about = load_tensors(File(path))
     card = about.get("reverie.card")
     if not isinstance(card, dict):
-        raise UserError(f"{path} has no reverie card: it was not written by reverie.save")
+        raise UserError(
+            f"{path} has no reverie card, so it is no model of ours: name a file that `reverie train` or reverie.save wrote"
+        )
     if (form := rebuild(card.get("format"), (), f"{path}: format", int)) > FORMAT:
         raise UserError(f"{path} has format {form}, newer than this version reads ({FORMAT}): update reverie")
     stamp = fingerprint(tensors)

@@ -80,13 +80,13 @@ class Settings:
         solver, grid = meant(self.solver or d.solver)
         if solver == TUNED and self.grid not in (None, TUNED):
             raise UserError(f"a tuned solver has times of its own: leave out the grid {self.grid}, or name another solver")
-        steps = max(system.tuned) if solver == TUNED and system.tuned and d.steps not in system.tuned else d.steps
+        grid = self.grid or grid or d.grid
         made = replace(
             self,
-            steps=steps if self.steps is None else self.steps,
+            steps=_usual(system, solver, grid) if self.steps is None else self.steps,
             guidance=d.guidance if self.guidance is None else self.guidance,
             solver=solver,
-            grid=self.grid or grid or d.grid,
+            grid=grid,
         )
         made.check()
         if self.style and self.style not in system.styles:
@@ -114,6 +114,14 @@ class Settings:
     def prompts(self) -> list[Any]:
         """One prompt per picture, as it was given: `count` pictures of each."""
         return [p for p in self.prompt for _ in range(self.count)]
+
+
+def _usual(system: System, solver: str, grid: str) -> int:
+    """The steps of a grid that lists them, of the largest tuned solver, or of the model."""
+    listed = [t for t in parse(grid).get("*", []) if t != 0] if grid != TUNED else []
+    if listed or solver != TUNED or system.defaults.steps in system.tuned:
+        return len(listed) or system.defaults.steps
+    return max(system.tuned, default=system.defaults.steps)
 
 
 class Diverged(UserError):
