@@ -82,6 +82,7 @@ def draw(made, place):
         "er-sde-3",
     )
     figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    axis.set_prop_cycle(color=["black", *plt.get_cmap("tab20").colors[::2], "gold", "navy"])
     for name in shown:
         points = [(int(row["nfe"]), float(row["kid_x1000"])) for row in made if row["solver"] == name]
         axis.loglog(*zip(*points, strict=True), ".-", label=name, lw=2.5 if name == "tuned" else 1)

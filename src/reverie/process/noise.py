@@ -47,8 +47,8 @@ def offset(strength: float = 0.1) -> NoiseLaw:
 @remembers
 def student_t(dimensions: float) -> NoiseLaw:
     """n = z sqrt(D / chi2_D), one radius per sample: PFGM++ (arXiv 2302.04265); D -> infinity is Gaussian."""
-    if not 0.1 <= dimensions <= 1e12:
-        raise UserError(f"student_t: dimensions is {dimensions}; it must lie between 0.1 and 1e12")
+    if not 0.1 <= dimensions <= 1e15:
+        raise UserError(f"student_t: dimensions is {dimensions}; it must lie between 0.1 and 1e15")
 
     def draw(shape: Sequence[int], rng: Rng) -> Tensor:
         scale = (dimensions / rng.fold("radius").chi2(dimensions, shape[:1])).sqrt()
