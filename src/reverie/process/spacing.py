@@ -22,11 +22,11 @@ def check(grid: Tensor) -> Tensor:
     """A grid of knots (n + 1,) or (n + 1, B): inside [0, 1], strictly falling; else UserError."""
     if len(grid) < 2:
         raise UserError("a grid needs at least one step: ask for steps >= 1")
-    if not bool(((grid >= 0) & (grid <= 1)).all()):
-        raise UserError(f"a grid's times lie in [0, 1]; got {grid.min():.4g} .. {grid.max():.4g}")
-    arrived = (grid[:-1] == 0) if grid.ndim > 1 else torch.zeros((), dtype=torch.bool)  # some samples may arrive before others
-    if not bool(((grid[1:] < grid[:-1]) | (arrived & (grid[1:] == 0))).all()):
-        raise UserError("a grid must fall strictly from noise (t = 1) to data (t = 0); this one does not")
+    for column in grid.T.tolist() if grid.ndim > 1 else [grid.tolist()]:
+        if not all(0 <= t <= 1 for t in column):
+            raise UserError(f"a grid's times lie in [0, 1]; got {min(column):.4g} .. {max(column):.4g}")
+        if not all(s < t or (s == t == 0 and grid.ndim > 1) for t, s in itertools.pairwise(column)):  # some arrive before others
+            raise UserError("a grid must fall strictly from noise (t = 1) to data (t = 0); this one does not")
     return grid
 
 
