@@ -39,10 +39,11 @@ class UNetConfig:
     in_channels, out_channels: of the picture. channels, mult: width at level i is channels * mult[i].
     blocks: residual blocks a level. attention: the levels (0 = full size) that have attention; middle: whether the
     bottom has. heads or head_width: of every attention block; head_width wins. depth: transformer blocks where there
-    are tokens. context_dim: width of the tokens, None for no cross-attention. vector_dim: width of the vector, None
-    where it already has the width of the time embedding, 4 * channels. patch: factor of the pixel-unshuffle stem.
-    dropout, groups, eps: of the residual blocks and norms. scale_shift: the embedding scales and shifts.
-    asymmetric: padding of the halvings. sine_first, time_shift: order and frequency shift of the time embedding.
+    are tokens, for all levels or one number each; the bottom has as many as the last. context_dim: width of the tokens,
+    None for no cross-attention. vector_dim: width of the vector, None where it already has the width of the time
+    embedding, 4 * channels. patch: factor of the pixel-unshuffle stem. dropout, groups, eps: of the residual blocks and
+    norms. scale_shift: the embedding scales and shifts. asymmetric: padding of the halvings. sine_first, time_shift:
+    order and frequency shift of the time embedding.
     """
 
     in_channels: int = 3
@@ -54,7 +55,7 @@ class UNetConfig:
     middle: bool = True
     heads: int = 1
     head_width: int | None = None
-    depth: int = 1
+    depth: int | tuple[int, ...] = 1
     context_dim: int | None = None
     vector_dim: int | None = None
     patch: int = 1
@@ -69,6 +70,9 @@ class UNetConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mult", tuple(self.mult))
         object.__setattr__(self, "attention", tuple(self.attention))
+        object.__setattr__(self, "depth", self.depth if isinstance(self.depth, int) else tuple(self.depth))
+        if isinstance(self.depth, tuple) and len(self.depth) != len(self.mult):
+            raise ValueError(f"depth {self.depth}: give one number for all of the {len(self.mult)} levels, or one each")
         if not all(0 <= i < len(self.mult) for i in self.attention):
             raise ValueError(f"attention {self.attention}: the levels are 0 to {len(self.mult) - 1}")
 
@@ -110,7 +114,7 @@ class UNet(nn.Module):
         self.skips = [width[0]]
         self.down = nn.ModuleList(self._down(i, width) for i in range(len(width)))
         self.middle = Level([self._res(width[-1], width[-1]) for _ in range(2)], [], None)
-        self.bottom = self._attention(width[-1]) if c.middle else None
+        self.bottom = self._attention(len(width) - 1, width[-1]) if c.middle else None
         left = list(self.skips)
         self.up = nn.ModuleList(self._up(i, width, left) for i in reversed(range(len(width))))
         self.norm = GroupNorm(width[0], c.groups, eps=c.eps, silu=True)
@@ -121,15 +125,16 @@ class UNet(nn.Module):
         kw = {"groups": c.groups, "eps": c.eps}
         return ResBlock(channels, out, 4 * c.channels, dropout=c.dropout, scale_shift=c.scale_shift, **kw)  # type: ignore[arg-type]
 
-    def _attention(self, channels: int) -> nn.Module:
+    def _attention(self, i: int, channels: int) -> nn.Module:
         c = self.config
         heads = c.heads if c.head_width is None else channels // c.head_width
         if c.context_dim is None:
             return SpatialAttention(channels, heads, groups=c.groups, eps=c.eps)
-        return SpatialTransformer(channels, heads, c.context_dim, c.depth, groups=c.groups)
+        depth = c.depth if isinstance(c.depth, int) else c.depth[i]
+        return SpatialTransformer(channels, heads, c.context_dim, depth, groups=c.groups)
 
     def _attentions(self, i: int, width: int, count: int) -> list[nn.Module]:
-        return [self._attention(width) for _ in range(count)] if i in self.config.attention else []
+        return [self._attention(i, width) for _ in range(count)] if i in self.config.attention else []
 
     def _down(self, i: int, width: list[int]) -> Level:
         n, last = self.config.blocks, i == len(width) - 1

@@ -1,0 +1,111 @@
+"""The U-Net of Stable Diffusion 1, 2 and XL, as diffusers' folders have it: configuration and names of the weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reverie.errors import UserError
+from reverie.nets.unet import UNetConfig
+from reverie.systems.names import renamed
+
+SD1 = UNetConfig(in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), heads=8, context_dim=768)
+"""Stable Diffusion 1: 859,520,964 parameters."""
+SD2 = UNetConfig(
+    in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), head_width=64, context_dim=1024
+)
+"""Stable Diffusion 2: 865,910,724 parameters."""
+
+layout = renamed(
+    (
+        (r"^stem\.", "conv_in."),
+        (r"^norm\.", "conv_norm_out."),
+        (r"^head\.", "conv_out."),
+        (r"^time\.mlp\.0\.", "time_embedding.linear_1."),
+        (r"^time\.mlp\.2\.", "time_embedding.linear_2."),
+        (r"^vector\.0\.", "add_embedding.linear_1."),
+        (r"^vector\.2\.", "add_embedding.linear_2."),
+        (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
+        (r"^(down|up)\.(\d+)\.res\.", r"\1_blocks.\2.resnets."),
+        (r"^(down|up)\.(\d+)\.attention\.", r"\1_blocks.\2.attentions."),
+        (r"^middle\.res\.", "mid_block.resnets."),
+        (r"^bottom\.", "mid_block.attentions.0."),
+        (r"\.emb\.", ".time_emb_proj."),
+        (r"\.skip\.", ".conv_shortcut."),
+        (r"\.enter\.", ".proj_in."),
+        (r"\.leave\.", ".proj_out."),
+        (r"\.blocks\.", ".transformer_blocks."),
+        (r"\.self_attention\.", ".attn1."),
+        (r"\.cross_attention\.", ".attn2."),
+        (r"\.(attn[12])\.([qkv])\.", r".\1.to_\2."),
+        (r"\.(attn[12])\.out\.", r".\1.to_out.0."),
+        (r"\.feed_forward\.up\.", ".ff.net.0.proj."),
+        (r"\.feed_forward\.down\.", ".ff.net.2."),
+    )
+)
+
+READ = {
+    *(
+        "in_channels",
+        "out_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "down_block_types",
+        "up_block_types",
+        "norm_num_groups",
+    ),
+    *("norm_eps", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim", "use_linear_projection", "dropout"),
+    *("projection_class_embeddings_input_dim", "sample_size", "addition_time_embed_dim", "upcast_attention", "num_attention_heads"),
+}
+"""What of their configuration is looked at, or changes nothing in the function of the net."""
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("silu",),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "downsample_padding": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "mid_block_scale_factor": (1,),
+    "addition_embed_type": (None, "text_time"),
+    "resnet_time_scale_shift": ("default",),
+    "time_embedding_type": ("positional",),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "resnet_out_scale_factor": (1.0,),
+    "addition_embed_type_num_heads": (64,),
+    "attention_type": ("default",),
+}
+"""What the rest may say; where it is not listed, nothing, or false."""
+
+
+def config(theirs: Mapping[str, Any], what: str = "unet/config.json") -> UNetConfig:
+    """Our shape of the net that a configuration of UNet2DConditionModel describes; UserError where we have no such net."""
+    for field, value in theirs.items():
+        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
+            raise UserError(f"{what}: {field} is {value!r}, which no net of Stable Diffusion 1, 2 or XL has, and ours neither")
+    width = list(theirs["block_out_channels"])
+    levels = [i for i, kind in enumerate(theirs["down_block_types"]) if kind == "CrossAttnDownBlock2D"]
+    depth = _each(theirs.get("transformer_layers_per_block", 1), len(width))
+    # the field is named after the width of a head and holds their number; `num_attention_heads` is what it should be called
+    heads = _each(theirs.get("num_attention_heads") or theirs.get("attention_head_dim", 8), len(width))
+    head_width = {w // n for w, n in zip(width, heads, strict=True)}
+    if len(set(heads)) > 1 and len(head_width) > 1:
+        raise UserError(
+            f"{what}: attention_head_dim is {heads}; ours has one number of heads, or one width of a head, at all levels"
+        )
+    return UNetConfig(
+        in_channels=theirs["in_channels"],
+        out_channels=theirs["out_channels"],
+        channels=width[0],
+        mult=tuple(w // width[0] for w in width),
+        blocks=theirs.get("layers_per_block", 2),
+        attention=tuple(levels),
+        heads=heads[0],
+        head_width=None if len(set(heads)) == 1 else head_width.pop(),
+        depth=depth[0] if len(set(depth)) == 1 else tuple(depth),
+        context_dim=theirs["cross_attention_dim"],
+        vector_dim=theirs.get("projection_class_embeddings_input_dim"),
+        groups=theirs.get("norm_num_groups", 32),
+        eps=theirs.get("norm_eps", 1e-5),
+    )
+
+
+def _each(value: int | Sequence[int], levels: int) -> list[int]:
+    return list(value) if isinstance(value, Sequence) else [value] * levels
