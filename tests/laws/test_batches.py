@@ -193,3 +193,4 @@ def test_law_8_one_by_one_tells_variances_too():
     x, grid = model.path.prior((3, 2), rng=rng), grids.uniform()(model.path, 6)
     together, each = (sample(m, x, grid, Learned(), rng=rng) for m in (model, OneByOne(model)))
     assert (together - each).abs().max() < 1e-12
+    assert torch.equal(sample(model, x, grid, Analytic(Learned()), rng=rng), together)  # there is no guess of a variance

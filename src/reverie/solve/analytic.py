@@ -33,11 +33,15 @@ class Analytic:
 class _Guessing:
     """A model that is asked below t = 1 only."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Any) -> None:
         self.model, self.path = model, model.path
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         return self.path.guess(x, t) if _top(time(t)) else self.model(x, t, cond)
+
+    def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = self.model.with_variance(x, t, cond)  # of a variance there is no guess: the net is asked
+        return out
 
 
 def _top(t: Tensor) -> bool:

@@ -11,6 +11,7 @@ its own, and one that has arrived at t = 0 stays there.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,16 +97,16 @@ class State(NamedTuple):
     kept: tuple[Tensor, ...] = ()
 
 
-class Linear:
+class Linear(ABC):
     """A solver that is known by its rows. Subclasses are frozen dataclasses; `memory` is how many earlier times they look at."""
 
     @property
     def memory(self) -> int:
         return 0
 
+    @abstractmethod
     def plan(self, path: Path, t: float, s: float, past: tuple[float, ...]) -> Plan:
         """The step from t to s < t, after steps from `past`. Basis: see eq. (1)."""
-        raise NotImplementedError
 
     def init(self) -> State:
         return State()

@@ -7,13 +7,6 @@ from reverie.errors import UserError
 from reverie.nets.unet import UNetConfig
 from reverie.systems.names import renamed
 
-SD1 = UNetConfig(in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), heads=8, context_dim=768)
-"""Stable Diffusion 1: 859,520,964 parameters."""
-SD2 = UNetConfig(
-    in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), head_width=64, context_dim=1024
-)
-"""Stable Diffusion 2: 865,910,724 parameters."""
-
 layout = renamed(
     (
         (r"^stem\.", "conv_in."),
