@@ -19,6 +19,11 @@ from reverie.nets.upsampler import Upsampler, UpsamplerConfig
 class Codec(Protocol):
     """Between pictures and the space of the diffusion."""
 
+    @property
+    def factor(self) -> int:
+        """Pixels that one place of z stands for, each way."""
+        ...
+
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """(C, H, W) of z for pictures of this size."""
         ...
@@ -31,6 +36,8 @@ class Codec(Protocol):
 @remembers
 class Pixels(nn.Module):
     """No codec: the pictures are the space."""
+
+    factor = 1
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,6 +56,8 @@ class Pixels(nn.Module):
 @remembers
 class Points(nn.Module):
     """Points (B, 2) of the plane, not pictures; each is drawn as a dot."""
+
+    factor = 1
 
     def __init__(self) -> None:
         super().__init__()
