@@ -30,7 +30,8 @@ class DiTConfig:
     time. patch: pixels of a patch, each way. width, depth, heads: of the transformer. mlp_ratio: hidden over width.
     learn_sigma: twice the channels come out. context_dim: width of the tokens, None for no cross-attention.
     vector_dim: width of the vector, None where it already has the transformer's width. gelu: "tanh" as published, or
-    "none" for the exact function, which is quicker on a CPU.
+    "none" for the exact function, which is quicker on a CPU. time_shift: of the clock's frequencies (`sinusoids`). eps: of
+    the norm before the MLP; 1e-6, and 0 for time_shift, as published.
     """
 
     in_channels: int = 4
@@ -44,6 +45,8 @@ class DiTConfig:
     context_dim: int | None = None
     vector_dim: int | None = None
     gelu: Literal["tanh", "none"] = "tanh"
+    time_shift: int = 0
+    eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.size % self.patch or self.width % 4:
@@ -89,43 +92,58 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def plain_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """The layer norm of x (..., D) without weights of its own."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def unpatched(y: Tensor, rows: int, columns: int, patch: int) -> Tensor:
+    """Tokens (B, rows * columns, patch * patch * C), row by row, as the image (B, C, rows * patch, columns * patch)."""
+    y = y.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4)
+    return y.flatten(4, 5).flatten(2, 3)
+
+
 class DiTBlock(nn.Module):
     """Equation (2), for x (B, L, D) and the activated conditioning c (B, D)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, context_dim: int | None = None, gelu: str = "tanh") -> None:
+    def __init__(self, c: DiTConfig) -> None:
         super().__init__()
-        self.gelu = gelu
-        self.attention = Attention(width, heads)
-        self.cross = None if context_dim is None else Attention(width, heads, context_dim, zero=True)
-        self.up, self.down = Linear(width, hidden), Linear(hidden, width)
-        self.adapt = nn.Linear(width, 6 * width)
+        self.gelu, self.eps = c.gelu, c.eps
+        self.attention = Attention(c.width, c.heads)
+        self.cross = None if c.context_dim is None else Attention(c.width, c.heads, c.context_dim, zero=True)
+        self._make_mlp(c)
+        self.adapt = nn.Linear(c.width, 6 * c.width)
+
+    def _make_mlp(self, c: DiTConfig) -> None:
+        hidden = int(c.width * c.mlp_ratio)
+        self.up, self.down = Linear(c.width, hidden), Linear(hidden, c.width)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.gelu(self.up(x), approximate=self.gelu))
+        return out
 
     def forward(self, x: Tensor, c: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         s1, m1, g1, s2, m2, g2 = self.adapt(c)[:, None].chunk(6, -1)  # (B, 1, D) each
-        x = torch.addcmul(x, g1, self.attention(modulate(_norm(x), s1, m1)))
+        x = torch.addcmul(x, g1, self.attention(modulate(plain_norm(x), s1, m1)))
         if self.cross is not None and tokens is not None:
             x = x + self.cross(x, tokens, mask)
-        h = F.gelu(self.up(modulate(_norm(x), s2, m2)), approximate=self.gelu)
-        return torch.addcmul(x, g2, self.down(h))
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return torch.addcmul(x, g2, self._mlp(modulate(plain_norm(x, self.eps), s2, m2)))
 
 
 class DiT(nn.Module):
     """net(x, t, vector=, tokens=, mask=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W)."""
 
+    block: type[DiTBlock] = DiTBlock
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = c = config
         self.stem = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
-        self.time = TimeEmbedding(256, c.width)
+        self.time = TimeEmbedding(256, c.width, shift=c.time_shift)
         self.vector = None if c.vector_dim is None else mlp(c.vector_dim, c.width, c.width)
         grid = c.size // c.patch
         self.positions = nn.Parameter(positions(grid, grid, c.width, size=grid), requires_grad=False)
-        hidden = int(c.width * c.mlp_ratio)
-        self.blocks = nn.ModuleList(DiTBlock(c.width, c.heads, hidden, c.context_dim, c.gelu) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(self.block(c) for _ in range(c.depth))
         self.adapt = nn.Linear(c.width, 2 * c.width)
         self.head = Linear(c.width, c.patch**2 * c.out_channels)
         self._init()
@@ -135,7 +153,8 @@ class DiT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.stem.weight.view(self.config.width, -1))
         nn.init.zeros_(self.stem.bias)  # type: ignore[arg-type]
         for p in self.time.parameters():
@@ -168,9 +187,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             h = block(h, emb, tokens, mask)
         shift, scale = self.adapt(emb)[:, None].chunk(2, -1)
-        y = self.head(modulate(_norm(h), shift, scale))  # (B, L, p p out)
-        y = y.view(-1, rows, columns, c.patch, c.patch, c.out_channels).permute(0, 5, 1, 3, 2, 4)
-        return y.reshape(-1, c.out_channels, rows * c.patch, columns * c.patch)
+        y = self.head(modulate(plain_norm(h), shift, scale))  # (B, L, p p out)
+        return unpatched(y, rows, columns, c.patch)
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         grid = self.config.size // self.config.patch
