@@ -24,7 +24,7 @@ from reverie.rng import Rng
 from reverie.systems import load, save
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import metadata
-from reverie.tasks.generate import alone, generate, steps, to_images
+from reverie.tasks.generate import alone, generate, plan, settle, steps, to_images
 
 SYSTEM = small_system()
 
@@ -56,9 +56,9 @@ def test_prompts_of_any_length_share_a_call():
     torch.manual_seed(1)
     text = TextConfig(vocabulary=2 + len(WORDS), width=64, depth=2, heads=4, length=24, kernel=3)
     encoder = Words(WORDS, text).eval().requires_grad_(False)
-    together = alone(encoder, MIXED)
+    together = alone(encoder, MIXED, (16, 16))
     for k, prompt in enumerate(MIXED):
-        one = alone(encoder, [prompt])
+        one = alone(encoder, [prompt], (16, 16))
         assert torch.equal(one.vector[0], together.vector[k]) and torch.equal(one.tokens[0], together.tokens[k])
     words = Words(WORDS, replace(text, width=16)).requires_grad_(False)
     system = replace(SYSTEM, encoders={"prompt": words}, denoiser=small_system().denoiser)
@@ -338,7 +338,7 @@ def test_a_grid_that_begins_below_the_top_starts_from_the_noise_of_its_own_first
     path = SYSTEM.denoiser.path  # EDM's: a deviation of 80 at the top, 1.6 at t = 0.02
     model = oracle.gaussian(path, torch.full((3, 16, 16), 0.1), 0.3)
     image = generate(replace(SYSTEM, denoiser=model, encoders={}), seed=4, solver="ddim", grid="knots(0.02)", steps=1)[0]
-    x = path.sigma(torch.tensor(0.02)) * path.noise((1, 3, 16, 16), Rng.of(4).fold("prior"))
+    x = (path.sigma(torch.tensor(0.02)) ** 2 + 1).sqrt() * path.noise((1, 3, 16, 16), Rng.of(4).fold("prior"))
     assert abs(pixels([image])[0] - pixels(to_images(model(x, 0.02)))[0]).max() <= 1
     assert pixels([image]).std() > 5
 
@@ -350,3 +350,19 @@ def test_a_listed_grid_says_how_many_steps_there_are():
     assert (images[0] == images[3]).all()
     with pytest.raises(UserError, match="lists 3 steps, and 4 are asked for"):
         generate(SYSTEM, seed=4, grid="knots(1.0, 0.4, 0.1)", steps=4)
+
+
+def test_pictures_of_any_size_that_the_net_can_make():
+    image = generate(SYSTEM, "a man", seed=2, height=24, width=32, steps=2)[0]
+    assert image.size == (32, 24)
+    with pytest.raises(UserError, match=r"multiples of 2, not 33x24: try 32x24"):
+        generate(SYSTEM, "a man", height=24, width=33)
+    with pytest.raises(UserError, match="height is 0"):
+        generate(SYSTEM, "a man", height=0)
+
+
+def test_a_grid_that_goes_by_the_size_of_the_picture_is_told_it():
+    grids = [plan(SYSTEM, settle(SYSTEM, "", {"grid": "sd3_shift()", "height": n, "width": n}))[1] for n in (16, 64)]
+    assert not torch.equal(*grids)
+    told = plan(SYSTEM, settle(SYSTEM, "", {"grid": "sd3_shift(width=16, height=16)", "height": 64, "width": 64}))[1]
+    assert torch.equal(told, grids[0])

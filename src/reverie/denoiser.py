@@ -27,7 +27,8 @@ class Cond:
     """What a net is told besides x and t; every room is (B, ...) and may be empty.
 
     vector (B, D): added to the time embedding. tokens (B, L, D) and mask (B, L) bool, True = real: for cross-attention.
-    concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip.
+    concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip. guidance (B,): the scale
+    that a net distilled from guided ones is told.
     """
 
     vector: Tensor | None = None
@@ -35,6 +36,7 @@ class Cond:
     mask: Tensor | None = None
     concat: Tensor | None = None
     residuals: tuple[Tensor, ...] | None = None
+    guidance: Tensor | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
         """f applied to every tensor."""
@@ -42,7 +44,7 @@ class Cond:
         def each(v: Any) -> Any:
             return None if v is None else tuple(map(f, v)) if isinstance(v, tuple) else f(v)
 
-        return Cond(each(self.vector), each(self.tokens), each(self.mask), each(self.concat), each(self.residuals))
+        return Cond(**{g.name: each(getattr(self, g.name)) for g in fields(Cond)})
 
     def __getitem__(self, rows: slice | Tensor) -> "Cond":
         """Some rows of the batch."""
@@ -51,8 +53,9 @@ class Cond:
     @staticmethod
     def cat(conds: "Sequence[Cond]") -> "Cond":
         """Batches one after the other; shorter token rows are padded and masked."""
-        length = max((c.tokens.shape[1] for c in conds if c.tokens is not None), default=0)
-        conds = [c.padded(length) for c in conds]
+        lengths = {c.tokens.shape[1] for c in conds if c.tokens is not None}
+        if len(lengths) > 1 or len({c.mask is None for c in conds}) > 1:
+            conds = [c.padded(max(lengths)) for c in conds]
 
         def join(values: list[Any]) -> Any:
             if all(v is None for v in values):
@@ -101,6 +104,8 @@ def c_noise() -> Clock:
 
 
 CLOCKS = (log_snr, timestep, c_noise)
+INPUTS = ("vector", "tokens", "mask", "residuals", "guidance")
+"""What of a condition is handed to the net by name; `concat` goes in beside x."""
 
 
 class Denoiser(nn.Module):
@@ -127,6 +132,11 @@ class Denoiser(nn.Module):
         self.clock = clock if clock is not None else log_snr()
         self.sigma_data, self.learned_variance, self.autocast = sigma_data, learned_variance, autocast
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of x are multiples of this."""
+        return int(getattr(getattr(self.net, "config", None), "multiple", 1))
+
     def raw(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
         """The net's output in its own units, x (B, ...) at t () or (B,); float32 or wider."""
         t = time(t).expand(x.shape[0])
@@ -135,7 +145,7 @@ class Denoiser(nn.Module):
         inputs: dict[str, Any] = {}
         if cond is not None:
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
-            inputs = {k: w for k in ("vector", "tokens", "mask", "residuals") if (w := getattr(cond, k)) is not None}
+            inputs = {k: w for k in INPUTS if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
         own = own if self.autocast is None else torch.float32  # times are no bfloat16, whatever the weights are
         with inside(self.autocast, x.device):

@@ -21,7 +21,7 @@ from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
 from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
 
-TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "batch", "strict")
+TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "height", "width", "batch", "strict")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Generate:
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, or a .safetensors file that `reverie train` wrote."""
+    height: int | None = None
+    width: int | None = None
+    """Pixels; what the model was trained on where they are not given."""
     out: str = "out"
     """Folder of the pictures; a file that is there is kept, and the new one gets another name."""
     batch: int = 16

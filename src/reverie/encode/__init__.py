@@ -10,9 +10,12 @@ from reverie.encode.words import Words as Words
 
 
 class Encoder(Protocol):
-    """One kind of prompt -> Cond with one row per prompt; the empty prompt is the null condition of guidance."""
+    """One kind of prompt -> Cond with one row per prompt; the empty prompt is the null condition of guidance.
 
-    def prompts(self, prompts: Sequence[Any]) -> Cond: ...
+    size: height and width of the picture that is asked for, which some nets are told; the others' encoders do not look at it.
+    """
+
+    def prompts(self, prompts: Sequence[Any], size: tuple[int, int] | None = None) -> Cond: ...
 
     def empty(self, count: int) -> Cond: ...
 

@@ -29,7 +29,7 @@ class Classes(nn.Module):
             return int(label)
         raise UserError(f"'{label}' is not a class of this model.{nearest(str(label), self.classes)}")
 
-    def prompts(self, prompts: Sequence[str | int]) -> Cond:
+    def prompts(self, prompts: Sequence[str | int], size: tuple[int, int] | None = None) -> Cond:
         ids = torch.tensor([self.index(p) for p in prompts], device=self.table.weight.device)
         return Cond(vector=self.table(ids))
 

@@ -35,7 +35,7 @@ class Concepts(Words):
         pooled = self(*self.tokenise(prompts))[1]
         return dict(zip(self.values, self.heads(pooled).split(self.sizes, 1), strict=True))
 
-    def prompts(self, prompts: Sequence[str]) -> Cond:
+    def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         told = [math.sqrt(logit.shape[1]) * logit.softmax(1) for logit in self.logits(prompts).values()]
         return Cond(vector=torch.cat(told, 1))
 

@@ -55,7 +55,7 @@ class Words(TextTransformer):
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.positions.device)
         return ids, ids != PAD
 
-    def prompts(self, prompts: Sequence[str]) -> Cond:
+    def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         ids, mask = self.tokenise(prompts)
         tokens, pooled = self(ids, mask)
         return Cond(vector=pooled, tokens=tokens, mask=mask)

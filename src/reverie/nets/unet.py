@@ -76,6 +76,11 @@ class UNetConfig:
         if not all(0 <= i < len(self.mult) for i in self.attention):
             raise ValueError(f"attention {self.attention}: the levels are 0 to {len(self.mult) - 1}")
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of the picture are multiples of this."""
+        return self.patch * 2 ** (len(self.mult) - 1)
+
 
 DDPM_CIFAR10 = UNetConfig(eps=1e-6, dropout=0.1, asymmetric=True, sine_first=True, time_shift=1)
 """Ho et al. on CIFAR-10: 35,746,307 parameters."""
@@ -203,7 +208,7 @@ class UNet(nn.Module):
         c = self.config
         expect("x", x, None, c.in_channels, None, None)
         expect("t", t, x.shape[0])
-        step = c.patch * 2 ** (len(c.mult) - 1)
+        step = c.multiple
         if x.shape[2] % step or x.shape[3] % step:
             raise ValueError(f"x: expected height and width in multiples of {step}, got {tuple(x.shape[2:])}")
         check_tokens(tokens, mask, x.shape[0], c.context_dim)

@@ -80,10 +80,11 @@ class Path:
         alpha, sigma = (torch.func.grad(lambda u, c=curve: c(u).sum())(t) for curve in (self.alpha, self.sigma))
         return alpha, sigma
 
-    def prior(self, shape: Sequence[int], t: Tensor | float = 1.0, *, rng: Rng) -> Tensor:
-        """x_t (B, ...) when nothing is left of the data."""
+    def prior(self, shape: Sequence[int], t: Tensor | float = 1.0, *, rng: Rng, spread: float = 0.0) -> Tensor:
+        """x_t (B, ...) when nothing is known of the data, or when it is N(0, spread^2)."""
         n = self.noise(shape, rng.fold("prior"))
-        return like(self(t)[1], n) * n
+        alpha, sigma = self(t)
+        return like((alpha**2 * spread**2 + sigma**2).sqrt(), n) * n
 
     def guess(self, x: Tensor, t: Tensor | float) -> Tensor:
         """E[x_0 | x_t] if the data is N(0, 1): what can be said without a look, and right where little is left of the data."""

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reverie.card import parse, rebuild
+from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError, nearest
 from reverie.guide import cfg
@@ -25,17 +25,18 @@ from reverie.solve import Solver, Step, find, named, trace
 from reverie.systems.system import System
 from reverie.train.jobs import to_pictures
 
-LIMITS = {"steps": 100_000, "count": 100_000, "batch": 100_000}
+LIMITS = {"steps": 100_000, "count": 100_000, "batch": 100_000, "height": 16_384, "width": 16_384}
 WHOLE, TEXT = (Integral, "a whole number"), (str, "text")
 KINDS: Mapping[str, tuple[Any, str]] = {
     "prompt": ((str, Integral), "text or the number of a class"),
     "negative": ((str, Integral), "text or the number of a class"),
-    **dict.fromkeys(("seed", "count", "steps", "batch"), WHOLE),
+    **dict.fromkeys(("seed", "count", "steps", "batch", "height", "width"), WHOLE),
     **dict.fromkeys(("style", "solver", "grid"), TEXT),
     "guidance": (Real, "a number"),
     "strict": (bool, "true or false"),
 }
-FILLED = ("steps", "guidance", "solver", "grid")
+FILLED = ("steps", "guidance", "solver", "grid", "height", "width")
+SIZED = ("flux_shift", "sd3_shift")
 TUNED = "tuned"
 """The name of the solvers that were fitted to a model, and of their times."""
 
@@ -70,6 +71,8 @@ class Settings:
     guidance: float | None = None
     solver: str | None = None
     grid: str | None = None
+    height: int | None = None
+    width: int | None = None
     batch: int = 16
     strict: bool = False
 
@@ -87,8 +90,11 @@ class Settings:
             guidance=d.guidance if self.guidance is None else self.guidance,
             solver=solver,
             grid=grid,
+            height=d.size[0] if self.height is None else self.height,
+            width=d.size[1] if self.width is None else self.width,
         )
         made.check()
+        _check_size(system, *made.size)
         if self.style and self.style not in system.styles:
             raise UserError(f"{system.name} has no style '{self.style}'.{nearest(self.style, system.styles)}")
         return made
@@ -107,6 +113,11 @@ class Settings:
         if self.guidance is not None and not abs(self.guidance) <= 1e6:  # so that NaN is refused, too
             raise UserError(f"guidance is {self.guidance}; it must lie between -1e6 and 1e6")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width; only of settings that a system has filled."""
+        return self.height or 0, self.width or 0
+
     def said(self, prompt: Any) -> Any:
         """A prompt with the style in words."""
         return f"{prompt}, {self.style} style" if self.style else prompt
@@ -114,6 +125,17 @@ class Settings:
     def prompts(self) -> list[Any]:
         """One prompt per picture, as it was given: `count` pictures of each."""
         return [p for p in self.prompt for _ in range(self.count)]
+
+
+def _check_size(system: System, height: int, width: int) -> None:
+    """UserError unless the codec and the net can make pictures of this size."""
+    step = system.codec.factor * getattr(system.denoiser, "multiple", 1)
+    if height % step or width % step:
+        near = [max(round(n / step), 1) * step for n in (width, height)]
+        raise UserError(
+            f"{system.name} makes pictures whose width and height are multiples of {step}, not {width}x{height}: "
+            f"try {near[0]}x{near[1]}"
+        )
 
 
 def _usual(system: System, solver: str, grid: str) -> int:
@@ -170,16 +192,16 @@ def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Mo
         if any(t != "" for t in texts):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return model, None
-    cond = alone(encoder, texts)
+    cond = alone(encoder, texts, settings.size)
     scale = 1.0 if settings.guidance is None else float(settings.guidance)
     if scale != 1:
-        model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts)))
+        model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts), settings.size))
     return model, cond
 
 
-def alone(encoder: Any, texts: Sequence[Any]) -> Cond:
+def alone(encoder: Any, texts: Sequence[Any], size: tuple[int, int]) -> Cond:
     """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them."""
-    each = {text: encoder.prompts([text]) for text in dict.fromkeys(texts)}
+    each = {text: encoder.prompts([text], size) for text in dict.fromkeys(texts)}
     return Cond.cat([each[text] for text in texts])
 
 
@@ -191,8 +213,13 @@ def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
             known = f", only to {', '.join(map(str, sorted(system.tuned)))}" if system.tuned else ""
             raise UserError(f"{system.name} has no solver tuned to {settings.steps} steps{known}: make one with `reverie tune`")
         return tuned, torch.tensor(tuned.knots, dtype=torch.float64)
-    make = rebuild(parse(settings.grid or ""), GRIDS, "grid")
+    make = rebuild(_sized(parse(settings.grid or ""), settings), GRIDS, "grid")
     return named(settings.solver or "")[0], make(system.denoiser.path, settings.steps or 0)
+
+
+def _sized(card: Card, settings: Settings) -> Card:
+    """A grid that depends on the size of the picture is told it."""
+    return {"width": settings.width, "height": settings.height, **card} if card["name"] in SIZED else card
 
 
 def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> Iterator[Preview | list[Picture]]:
@@ -204,7 +231,7 @@ def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> It
         rng = Rng.of(settings.seed + first, len(said))
         with torch.no_grad():
             model, cond = guided(system, settings, said)
-            x = system.denoiser.path.prior((len(said), *system.codec.shape(*system.defaults.size)), grid[0], rng=rng)
+            x = system.denoiser.path.prior((len(said), *system.codec.shape(*settings.size)), grid[0], rng=rng, spread=1.0)
         step = None
         for step in trace(model, x, grid, solver, cond=cond, rng=rng):
             yield Preview(first, len(prompts), step, system)

@@ -149,8 +149,11 @@ def _theirs(said: str, path: Path) -> Made:
         except ValueError:
             raise UserError(f"{path}: {name} is {pairs[name][:60]!r} in its parameters, which is no such number") from None
 
+    width, height = _size(pairs.get("Size", ""), path)
     settings = Settings(
         prompt=(prompt.strip(),),
+        width=width,
+        height=height,
         negative=negative.strip(),
         seed=number("Seed", int) or 0,
         steps=number("Steps", int),
@@ -159,6 +162,15 @@ def _theirs(said: str, path: Path) -> Made:
         grid=pairs.get("Grid") or grid_of(pairs.get("Schedule type", ""), "a1111") or grid,
     )
     return Made(settings, pairs.get("Model", ""), pairs.get("Model hash", ""))
+
+
+def _size(said: str, path: Path) -> tuple[int | None, int | None]:
+    """(width, height) of "512x768"; none where nothing is said."""
+    if not said:
+        return None, None
+    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", said)):
+        raise UserError(f"{path}: Size is {said[:60]!r} in its parameters; it is written as 512x768")
+    return int(found[1]), int(found[2])
 
 
 def _sampler(name: str | None) -> tuple[str | None, str | None]:

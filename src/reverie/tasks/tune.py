@@ -89,9 +89,9 @@ def tune(system: System, nfe: Sequence[int], samples: int = 32, seed: int = 0) -
 def long_run(system: System, samples: int, seed: int) -> Teacher:
     """The model's own path from noise to pictures, with its default guidance."""
     texts = _prompts(system, samples)
-    model, cond = guided(system, Settings(prompt=tuple(texts), guidance=system.defaults.guidance), texts)
+    model, cond = guided(system, Settings(prompt=tuple(texts)).filled(system), texts)
     path, rng = system.denoiser.path, Rng.of(seed, samples)
-    x = path.prior((samples, *system.codec.shape(*system.defaults.size)), rng=rng)
+    x = path.prior((samples, *system.codec.shape(*system.defaults.size)), rng=rng, spread=1.0)
     grid = rebuild(parse(system.defaults.grid), GRIDS, "grid")(path, FINE)
     states, estimates = [x], []
     for step in trace(model, x, grid, Exponential(3, start="heun"), cond=cond):

@@ -1,0 +1,78 @@
+"""CLIP's text encoder through transformers (Radford et al., arXiv:2103.00020): prompts of any length, in chunks of 75 tokens.
+
+A prompt is cut into chunks, each set between the marks of its beginning and end and filled up to the 77 tokens that CLIP reads; the
+chunks are encoded one by one and stand behind each other in `Cond.tokens`. Nothing is cut away. The pooled vector is the first
+chunk's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.denoiser import Cond
+from reverie.errors import UserError
+
+
+class Clip(nn.Module):
+    """Prompts -> Cond with tokens (B, 77 n, D), n chunks for the longest prompt.
+
+    net: transformers' CLIPTextModel, or CLIPTextModelWithProjection. tokenizer: its CLIPTokenizer. skip: layers left out at the
+    end, the final norm kept (A1111's clip skip less 1). raw: what that layer gives, without the norm (Stable Diffusion XL and 3).
+    """
+
+    def __init__(self, net: Any, tokenizer: Any, *, skip: int = 0, raw: bool = False) -> None:
+        super().__init__()
+        layers = net.config.num_hidden_layers
+        if not 0 <= skip < layers:
+            raise UserError(f"Clip: skip is {skip}; this encoder has {layers} layers, so it lies between 0 and {layers - 1}")
+        self.net, self.tokenizer, self.skip, self.raw = net, tokenizer, skip, raw
+        self.room = int(net.config.max_position_embeddings) - 2
+
+    def chunks(self, prompt: str) -> list[list[int]]:
+        """The prompt's tokens, at most 75 a chunk; one empty chunk for the empty prompt."""
+        ids = self.tokenizer(words(prompt), add_special_tokens=False, verbose=False)["input_ids"]
+        return [ids[k : k + self.room] for k in range(0, len(ids), self.room)] or [[]]
+
+    def read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(tokens (B, 77 n, D), pooled (B, P)); shorter prompts are filled with empty chunks."""
+        rows = [self.chunks(p) for p in prompts]
+        most = max(map(len, rows))
+        tokens, pooled = self._encode([self._marked(chunk) for row in rows for chunk in (*row, *[[]] * (most - len(row)))])
+        return tokens.reshape(len(rows), -1, tokens.shape[-1]), pooled[::most]
+
+    def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
+        return Cond(tokens=self.read(prompts)[0])
+
+    def empty(self, count: int) -> Cond:
+        return self.prompts([""] * count)
+
+    def notes(self, prompt: str) -> list[str]:
+        return []
+
+    def _marked(self, ids: list[int]) -> list[int]:
+        t = self.tokenizer
+        row = [t.bos_token_id, *ids, t.eos_token_id]
+        return row + [t.pad_token_id] * (self.room + 2 - len(row))
+
+    def _encode(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        device = next(self.net.parameters()).device
+        made = self.net(torch.tensor(rows, device=device), output_hidden_states=True)
+        pooled: Tensor = made.text_embeds if hasattr(made, "text_embeds") else made.pooler_output
+        if not self.skip and not self.raw:
+            return made.last_hidden_state, pooled
+        hidden: Tensor = made.hidden_states[-1 - self.skip]
+        return (hidden if self.raw else self._norm(hidden)), pooled
+
+    def _norm(self, hidden: Tensor) -> Tensor:
+        inner = getattr(self.net, "text_model", self.net)
+        out: Tensor = inner.final_layer_norm(hidden)
+        return out
+
+
+def words(prompt: Any) -> str:
+    """The prompt, if it is text; else a UserError."""
+    if not isinstance(prompt, str):
+        raise UserError(f"a prompt or negative prompt is {prompt!r}; this model reads words: give text")
+    return prompt
