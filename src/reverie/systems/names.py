@@ -87,8 +87,8 @@ def _copies(own: Mapping[str, Tensor], layout: Layout, tensors: Mapping[str, Ten
     """Names of copies that differ from the first of them; what has no numbers yet (on `meta`) is not looked at."""
     out = []
     for key in own:
-        first, *others = (place for place in _places(layout, key) if place in tensors) or ("",)
-        out += [n for n in others if not tensors[n].is_meta and not torch.equal(tensors[n], tensors[first])]
+        found = [place for place in _places(layout, key) if place in tensors]
+        out += [n for n in found[1:] if not tensors[n].is_meta and not torch.equal(tensors[n], tensors[found[0]])]
     return out
 
 
