@@ -1,0 +1,203 @@
+"""The multimodal diffusion transformer: a picture and its text as two streams of rows that look at each other.
+
+Esser et al., "Scaling rectified flow transformers", arXiv:2403.03206. Each stream has weights of its own; only the attention
+is common. With c = time + vector (+ guidance), and for either stream its own six modulations of c,
+
+    q, k, v = W ((1 + m1) LN(x) + s1),   y = Attention over the rows of both,
+    x <- x + g1 W y,                     x <- x + g2 MLP((1 + m2) LN(x) + s2).                          (1)
+
+All modulations come from layers that start at zero (adaLN-Zero), so every block starts as the identity. Queries and keys may be
+normalised (w x / rms x), which keeps large nets stable in bfloat16. Stable Diffusion 3 adds fixed positions, cut out of the middle
+of a large table. Flux (black-forest-labs/flux; no paper) goes on with blocks of one stream, in which attention and feed-forward
+stand side by side (Dehghani et al., arXiv:2302.05442),
+
+    h = (1 + m) LN(x) + s,   x <- x + g W [Attention(h), GELU(W h)],                                    (2)
+
+and turns the k-th pair of entries of queries and keys by an angle instead (rotary positions, Su et al., arXiv:2104.09864):
+
+    angle = coordinate * 10000^(-2k / a),  k = 0..a/2-1,                                                (3)
+
+where a entries of each head belong to each coordinate. A net distilled from guidance is told the scale as a second clock.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.nets.blocks import TimeEmbedding, check_tokens, expect, mlp, zeroed
+from reverie.nets.dit import positions
+from reverie.nets.mmdit_blocks import Adapted, JointBlock, SingleBlock, rotations
+from reverie.nets.precision import Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMDiTConfig:
+    """The shape of an `MMDiT`.
+
+    in_channels: of the latent, and of what comes out. patch: pixels of a patch, each way. width, heads: of the transformer.
+    depth: joint blocks; single: blocks of one stream after them; dual: how many of the first joint blocks have a second
+    attention of the picture to itself. context_dim: width of the tokens. vector_dim: width of the vector, None where it
+    already has the transformer's width. qk_norm: queries and keys are normalised. size: patches, each way, over which the
+    fixed positions count from 0; table: how many of them are stored, each way, and may be asked for. axes: entries of a head
+    that turn with each of three coordinates, in place of the table. packed: the entries of a patch are counted channel by
+    channel, as Flux does, not pixel by pixel. guided: the net is told the scale of the guidance it was distilled from.
+    gelu: "tanh" as published, or "none" for the exact function, which is quicker on a CPU.
+    """
+
+    in_channels: int = 16
+    patch: int = 2
+    width: int = 384
+    heads: int = 6
+    depth: int = 12
+    single: int = 0
+    dual: int = 0
+    context_dim: int = 384
+    vector_dim: int | None = None
+    qk_norm: bool = True
+    size: int = 16
+    table: int = 16
+    axes: tuple[int, int, int] | None = None
+    packed: bool = False
+    guided: bool = False
+    gelu: Literal["tanh", "none"] = "tanh"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width must be a multiple of heads and of 4: got width {self.width}, heads {self.heads}")
+        if self.axes is not None and (sum(self.axes) != self.width // self.heads or any(a % 2 for a in self.axes)):
+            raise ValueError(f"axes must be even and add up to the width of a head, {self.width // self.heads}: got {self.axes}")
+        if not 0 <= self.dual <= self.depth or self.depth < 1:
+            raise ValueError(f"dual lies between 0 and depth, and depth is at least 1: got dual {self.dual}, depth {self.depth}")
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the latent are multiples of this."""
+        return self.patch
+
+
+SD3_MEDIUM = MMDiTConfig(width=1536, heads=24, depth=24, context_dim=4096, vector_dim=2048, qk_norm=False, size=64, table=192)
+SD35_MEDIUM = replace(SD3_MEDIUM, dual=13, qk_norm=True, table=384)
+SD35_LARGE = replace(SD3_MEDIUM, width=2432, heads=38, depth=38, qk_norm=True)
+FLUX_SCHNELL = MMDiTConfig(
+    width=3072, heads=24, depth=19, single=38, context_dim=4096, vector_dim=768, axes=(16, 56, 56), packed=True
+)
+FLUX_DEV = replace(FLUX_SCHNELL, guided=True)
+
+
+class MMDiT(nn.Module):
+    """net(x, t, vector=, tokens=, mask=, guidance=): x (B, C, H, W), t (B,) = 1000 sigma -> (B, C, H, W)."""
+
+    positions: Tensor | None
+
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        entries = c.in_channels * c.patch**2
+        self.stem = Linear(entries, c.width) if c.packed else nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
+        self.register_buffer("positions", None if c.axes else positions(c.table, c.table, c.width, size=c.size))
+        self.time = TimeEmbedding(256, c.width)
+        self.guidance = TimeEmbedding(256, c.width) if c.guided else None
+        self.vector = None if c.vector_dim is None else mlp(c.vector_dim, c.width, c.width)
+        self.context = Linear(c.context_dim, c.width)
+        shape = (c.width, c.heads, c.qk_norm, c.gelu)
+        silent = c.depth - 1 if c.single == 0 else None  # the joint block from which no text need come out
+        self.joint = nn.ModuleList(JointBlock(*shape, dual=i < c.dual, last=i == silent) for i in range(c.depth))
+        self.single = nn.ModuleList(SingleBlock(*shape) for _ in range(c.single))
+        self.norm = Adapted(c.width)
+        self.head = Linear(c.width, entries)
+        self._init()
+
+    def _init(self) -> None:
+        """Xavier for every linear layer, then zero for all that must start silent."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.stem.weight.view(self.config.width, -1))
+        nn.init.zeros_(self.stem.bias)  # type: ignore[arg-type]
+        for told in (self.time, self.guidance, self.vector):
+            for p in () if told is None else told.parameters():
+                nn.init.normal_(p, std=0.02 if p.ndim > 1 else 0.0)
+        for name, module in self.named_modules():
+            if name.endswith(".adapt"):
+                zeroed(module)
+        zeroed(self.norm)
+        zeroed(self.head)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        guidance: Tensor | None = None,
+        residuals: None = None,
+    ) -> Tensor:
+        """tokens (B, L, context_dim), None for no text; mask (B, L) bool, True = real; guidance (B,): the scale itself.
+
+        residuals must be None: there are no skips to add them to.
+        """
+        c = self.config
+        self._check(x, t, tokens, mask, residuals)
+        rows, columns = x.shape[2] // c.patch, x.shape[3] // c.patch
+        h = self._enter(x, rows, columns)
+        text = self.context(h.new_zeros(len(x), 0, c.context_dim) if tokens is None else tokens)
+        emb = F.silu(self._embed(t, vector, guidance, len(x)))
+        turn = rotations(rows, columns, text.shape[1], c.axes, x.device) if c.axes else None
+        seen = None if mask is None else F.pad(mask, (0, rows * columns), value=True)[:, None, None]
+        for block in self.joint:
+            h, text = block(h, text, emb, seen, turn)
+        if c.single:
+            h = torch.cat((text, h), 1)
+            for block in self.single:
+                h = block(h, emb, seen, turn)
+            h = h[:, text.shape[1] :]
+        return self._leave(self.head(self.norm(h, emb)), rows, columns)
+
+    def _enter(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """x (B, C, H, W) -> its patches (B, rows columns, D), each with its position where these are fixed."""
+        c = self.config
+        h: Tensor = self.stem(F.pixel_unshuffle(x, c.patch).flatten(2).mT) if c.packed else self.stem(x).flatten(2).mT
+        if self.positions is None:
+            return h
+        top, left = (c.table - rows) // 2, (c.table - columns) // 2
+        middle = self.positions.unflatten(1, (c.table, c.table))[:, top : top + rows, left : left + columns]
+        return (h + middle.flatten(1, 2)).to(h.dtype)
+
+    def _leave(self, y: Tensor, rows: int, columns: int) -> Tensor:
+        """y (B, rows columns, p p C) -> (B, C, H, W)."""
+        c = self.config
+        if c.packed:
+            return F.pixel_shuffle(y.mT.unflatten(2, (rows, columns)), c.patch)
+        y = y.unflatten(2, (c.patch, c.patch, c.in_channels)).unflatten(1, (rows, columns))
+        return y.permute(0, 5, 1, 3, 2, 4).reshape(-1, c.in_channels, rows * c.patch, columns * c.patch)
+
+    def _embed(self, t: Tensor, vector: Tensor | None, guidance: Tensor | None, batch: int) -> Tensor:
+        """c of equation (1), (B, D)."""
+        emb: Tensor = self.time(t)
+        if (guidance is None) != (self.guidance is None):
+            raise ValueError(f"guidance: this net {'is not' if self.guidance is None else 'must be'} told a scale of guidance")
+        if self.guidance is not None and guidance is not None:
+            expect("guidance", guidance, batch)
+            emb = emb + self.guidance(1000 * guidance)
+        if vector is None:
+            return emb
+        expect("vector", vector, batch, self.config.vector_dim or self.config.width)
+        return emb + (vector if self.vector is None else self.vector(vector))
+
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: None) -> None:
+        c = self.config
+        expect("x", x, None, c.in_channels, None, None)
+        expect("t", t, x.shape[0])
+        if x.shape[2] % c.patch or x.shape[3] % c.patch:
+            raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
+        if c.axes is None and max(x.shape[2:]) > c.table * c.patch:
+            raise ValueError(f"x: positions are stored for up to {c.table * c.patch} pixels each way, got {tuple(x.shape[2:])}")
+        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+        if residuals is not None:
+            raise ValueError("residuals: this net has no skips to add them to")

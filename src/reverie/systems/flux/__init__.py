@@ -1,0 +1,1 @@
+"""Flux.1 dev and schnell: their net, by the names that others give the weights."""
