@@ -11,6 +11,8 @@ from reverie.errors import UserError, nearest
 from reverie.measure.reader import Reader
 from reverie.nets.precision import held, quick_dtype
 from reverie.solve import Tuned
+from reverie.systems.folders import is_folder
+from reverie.systems.foreign import open_folder
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load, load_any
 
@@ -20,9 +22,10 @@ READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatar
 
 
 def open_model(name: str) -> System:
-    """A shipped model by name, or a file by path; in bf16 inside the net, where the CPU computes in it."""
-    system = load(place(name))
-    return quick(replace(system, tuned=tuned(system, place(name))))
+    """A shipped model by name, or by path: a file of ours, or a folder in diffusers' layout; as `quick` makes it."""
+    path = place(name)
+    system = open_folder(path) if is_folder(path) else load(path)
+    return quick(replace(system, tuned=tuned(system, path)))
 
 
 def open_reader(name: str | Path) -> Reader:
@@ -38,8 +41,9 @@ def open_reader(name: str | Path) -> Reader:
 
 
 def beside(path: str | Path) -> Path:
-    """The file of the solvers that were tuned to a model."""
-    return place(str(path)).with_suffix(".tuned.json")
+    """The file of the solvers that were tuned to a model: beside a file, or in a folder."""
+    found = place(str(path))
+    return found / "model.tuned.json" if is_folder(found) else found.with_suffix(".tuned.json")
 
 
 def tuned(system: System, path: Path) -> dict[int, Tuned]:
@@ -60,7 +64,7 @@ def place(name: str) -> Path:
         return SHIPPED[name]
     path = Path(name)
     if os.path.isdir(path):  # where Path would raise, in a folder that is not ours to read, os.path says no
-        return path / "model.safetensors"
+        return path if is_folder(path) else path / "model.safetensors"
     if not path.suffix and not os.path.exists(path):
         raise UserError(f"no model is called '{name}', and no such file exists.{nearest(name, SHIPPED)}")
     return path

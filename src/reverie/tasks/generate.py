@@ -195,13 +195,17 @@ def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Mo
     cond = alone(encoder, texts, settings.size)
     scale = 1.0 if settings.guidance is None else float(settings.guidance)
     if scale != 1:
-        model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts), settings.size))
+        model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts), settings.size, against=True))
     return model, cond
 
 
-def alone(encoder: Any, texts: Sequence[Any], size: tuple[int, int]) -> Cond:
-    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them."""
-    each = {text: encoder.prompts([text], size) for text in dict.fromkeys(texts)}
+def alone(encoder: Any, texts: Sequence[Any], size: tuple[int, int], against: bool = False) -> Cond:
+    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them.
+
+    against: the prompts are negative; a few encoders say those in another way.
+    """
+    hear = getattr(encoder, "against", encoder.prompts) if against else encoder.prompts
+    each = {text: hear([text], size) for text in dict.fromkeys(texts)}
     return Cond.cat([each[text] for text in texts])
 
 

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.unet import UNetConfig
+from reverie.nets.unet import UNet, UNetConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
+
+TIMES = 256
+"""Entries of the sinusoids of each number that XL is told: sizes and crops."""
 
 layout = renamed(
     (
@@ -102,3 +106,36 @@ def config(theirs: Mapping[str, Any], what: str = "unet/config.json") -> UNetCon
 
 def _each(value: int | Sequence[int], levels: int) -> list[int]:
     return list(value) if isinstance(value, Sequence) else [value] * levels
+
+
+def said(c: UNetConfig) -> dict[str, Any]:
+    """The configuration of UNet2DConditionModel that describes our shape."""
+    if c.context_dim is None or c.patch > 1 or c.sine_first or c.time_shift or c.scale_shift or not c.middle:
+        raise UserError(
+            "diffusers' UNet2DConditionModel has no such U-Net (tokens are needed, and no stem of patches): not written"
+        )
+    width = [c.channels * m for m in c.mult]
+    heads = [c.heads if c.head_width is None else w // c.head_width for w in width]
+    deep = {"CrossAttnDownBlock2D": "DownBlock2D", "CrossAttnUpBlock2D": "UpBlock2D"}
+    down, up = ([cross if i in c.attention else plain for i in range(len(width))] for cross, plain in deep.items())
+    pooled = {} if c.vector_dim is None else {"addition_embed_type": "text_time", "addition_time_embed_dim": TIMES}
+    return {
+        "in_channels": c.in_channels,
+        "out_channels": c.out_channels,
+        "block_out_channels": width,
+        "layers_per_block": c.blocks,
+        "down_block_types": down,
+        "up_block_types": up[::-1],
+        "attention_head_dim": heads,
+        "transformer_layers_per_block": _each(c.depth, len(width)),
+        "cross_attention_dim": c.context_dim,
+        "use_linear_projection": True,
+        "norm_num_groups": c.groups,
+        "norm_eps": c.eps,
+        "dropout": c.dropout,
+        "projection_class_embeddings_input_dim": c.vector_dim,
+        **pooled,
+    }
+
+
+KIND = Kind(name="UNet2DConditionModel", build=UNet, config=config, said=said, layout=lambda c: layout)

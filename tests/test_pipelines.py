@@ -1,0 +1,71 @@
+"""Whole published systems against diffusers 0.42.1: written by it and opened here, the same pictures; written here, the same there."""
+
+import numpy as np
+import pytest
+import torch
+from published import PIPELINES
+
+from reverie.rng import Rng
+from reverie.systems.foreign import open_folder, write_folder
+from reverie.tasks.generate import Preview, run, settle
+
+STEPS, SIZE = 5, (32, 48)
+PROMPT, NEGATIVE = "a red fox, 2 hats", "rain"
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def written(request, tmp_path_factory):
+    """(diffusers' pipeline, its folder, ours of the same folder)."""
+    torch.manual_seed(0)
+    theirs = PIPELINES[request.param]()
+    theirs.set_progress_bar_config(disable=True)
+    folder = tmp_path_factory.mktemp(request.param)
+    theirs.save_pretrained(folder)
+    return theirs, folder, open_folder(folder)
+
+
+def ours(system, **settings):
+    """(latents, picture (H, W, 3) in 0..255)."""
+    options = {"negative": NEGATIVE, "guidance": 3.0, "solver": "ddim", "grid": "knots(1, 0.8, 0.6, 0.4, 0.2, 0)"}
+    asked = settle(system, PROMPT, options | {"height": SIZE[0], "width": SIZE[1], "seed": 5} | settings)
+    *steps, done = run(system, asked)
+    last = steps[-1]
+    assert isinstance(last, Preview)
+    return last.step.x, np.asarray(done[0].image, np.float32)
+
+
+def reference(pipeline, system, **settings):
+    noise = Rng.of(5).fold("prior").normal((1, *system.codec.shape(*SIZE)))
+    options = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "negative_prompt": NEGATIVE} | settings
+    said = {"prompt": PROMPT, "latents": noise, "height": SIZE[0], "width": SIZE[1], **options}
+    latents = pipeline(output_type="latent", **said).images
+    return latents, pipeline(output_type="np", **said).images[0] * 255
+
+
+def close(a, b, system):
+    (za, xa), (zb, xb) = a, b
+    zb = zb if zb.shape == za.shape else zb.reshape(za.shape)
+    assert (za - zb).abs().max() < 1e-4 * za.abs().max()
+    assert np.abs(xa - xb).max() <= 1 and xa.std() > 5
+
+
+def test_the_same_picture(written):
+    theirs, _, system = written
+    close(ours(system), reference(theirs, system), system)
+
+
+def test_the_same_picture_without_guidance_or_words(written):
+    theirs, _, system = written
+    plain = {"negative": "", "guidance": 1.0}
+    close(ours(system, **plain), reference(theirs, system, guidance_scale=1.0, negative_prompt=None), system)
+    close(ours(system, negative=""), reference(theirs, system, negative_prompt=None), system)
+
+
+def test_what_is_written_opens_there_and_here(written, tmp_path):
+    theirs, _, system = written
+    write_folder(system, tmp_path / "copy")
+    again = type(theirs).from_pretrained(tmp_path / "copy")
+    again.set_progress_bar_config(disable=True)
+    again.scheduler = theirs.scheduler
+    close(ours(system), reference(again, system), system)
+    close(ours(open_folder(tmp_path / "copy")), reference(theirs, system), system)
