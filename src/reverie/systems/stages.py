@@ -1,20 +1,24 @@
-"""Recipes of the pieces of a system that are trained alone, before it: its text encoder, and the last stage of a cascade."""
+"""Recipes of the pieces of a system that are trained alone, before it: its text encoder, its codec, the last stage of a cascade."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from reverie.codec import Shrunk
+from reverie.codec import Latent, Shrunk
 from reverie.data.avatars import VALUES, tell
 from reverie.data.pictures import Pictures
 from reverie.encode import Concepts
 from reverie.encode.words import FIRST
 from reverie.errors import UserError
+from reverie.measure.perceptual import perceptual
+from reverie.nets.autoencoder import AutoencoderConfig
+from reverie.nets.patchgan import PatchGAN, PatchGANConfig
 from reverie.nets.text import TextConfig
 from reverie.nets.upsampler import UpsamplerConfig
 from reverie.systems.recipe import Preset, channels_last, vocabulary
 from reverie.systems.system import Part
+from reverie.train.autoencoding import Adversary, Autoencoding, quieted, variational
 from reverie.train.jobs import Enlarging
 from reverie.train.loop import Job
 from reverie.train.wording import Wording
@@ -56,4 +60,42 @@ class EnlargerRecipe(Preset):
         channels_last(codec)
         return Part(codec=codec, about=self.card(pictures)), Enlarging(
             codec, train.images, held.images, noise=self.noise, edges=self.edges
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderRecipe(Preset):
+    """An autoencoder, in whose latents another system's diffusion runs."""
+
+    net: AutoencoderConfig
+    squared: bool = False
+    """The error of a pixel is squared; otherwise its size is taken."""
+    perceptual: float = 1.0
+    """Weight of the distance of features (the extra `metrics`); 0 = none."""
+    kl: float = 1e-6
+    """Weight of the latents' divergence from noise, for a sum over latents beside a sum over pixels, as published."""
+    adversarial: float = 0.0
+    """Weight of the word of a discriminator beside the other errors; 0 = none, 0.5 as published."""
+    start: int = 5000
+    """Step at which the discriminator joins in."""
+    critic: PatchGANConfig = field(default_factory=PatchGANConfig)
+
+    def prepare(self, pictures: Pictures) -> tuple[Part, Job]:
+        """A fresh codec for these pictures, and its training job."""
+        train, held = self.split(pictures)
+        channels = pictures.images.shape[1]
+        torch.manual_seed(self.training.seed)
+        codec = Latent(replace(self.net, in_channels=channels))
+        codec.autocast = self.training.autocast
+        critic = PatchGAN(replace(self.critic, in_channels=channels)) if self.adversarial else None
+        channels_last(codec)
+        return Part(codec=codec, about=self.card(pictures)), Autoencoding(
+            codec,
+            variational(quieted(codec.net)),
+            train.images,
+            held.images,
+            price=self.kl,
+            squared=self.squared,
+            perceptual=(perceptual(), self.perceptual) if self.perceptual else None,
+            adversary=Adversary(critic, self.start, self.adversarial) if critic else None,
         )

@@ -28,9 +28,9 @@ from reverie.process.grids import GRIDS
 from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
-from reverie.tasks.generate import generate, meant
+from reverie.tasks.generate import generate, meant, to_images
 from reverie.train.ema import combine, split
-from reverie.train.loop import Key, Progress, Run, Training, fit
+from reverie.train.loop import Finishing, Key, Progress, Run, Showing, Training, fit
 
 RECIPE = "recipe.json"
 LARGEST = 1_000_000  # of the numbers of a recipe
@@ -101,7 +101,7 @@ class Session:
                     board.add_scalar(name, value, now.step)
 
     def _preview(self, now: Progress) -> None:
-        if not isinstance(self.system, System):
+        if not isinstance(self.system, System) and not isinstance(self.run.job, Showing):
             return
         try:
             with self.run.averaged():
@@ -116,7 +116,7 @@ class Session:
         stored = [entry for path in found for entry in split(int(path.stem[9:]), load_tensors(path)[0])]
         self.run.job.module.load_state_dict({k: v.float() for k, v in combine(stored, width).items()})
         path = self.folder / f"model-{width:g}.safetensors"
-        save(self.system, path)
+        self._write(path, {})
         return path
 
     def export(self) -> Path | None:
@@ -125,9 +125,13 @@ class Session:
             return None
         path = self.folder / "model.safetensors"
         with self.run.averaged():
-            about = self.system.about | {"steps": self.run.step, "seconds": round(self.run.seconds)}
-            save(replace(self.system, about=about), path)
+            self._write(path, {"steps": self.run.step, "seconds": round(self.run.seconds)})
         return path
+
+    def _write(self, path: Path, about: Mapping[str, Any]) -> None:
+        """The model as its weights are now, with what the job has to measure on them."""
+        found = self.run.job.finish() if isinstance(self.run.job, Finishing) else {}
+        save(replace(self.system, about={**self.system.about, **about, **found}), path)
 
 
 def snapshots(folder: Path, width: float) -> list[Path]:
@@ -239,7 +243,9 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def preview(recipe: Any, system: System, job: Any) -> Image.Image:
-    """A sheet of pictures with fixed seeds, from prompts the system can take; of points, where they lie."""
+    """A sheet of pictures with fixed seeds, from prompts the system can take; of points, where they lie; or the job's own."""
+    if isinstance(job, Showing):
+        return sheet(to_images(job.shown()), 8)
     if isinstance(system.codec, Points):
         return scatter(system, job.data)
     return sheet(generate(system, list(recipe.prompts(system)), seed=1, batch=64))

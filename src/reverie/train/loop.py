@@ -8,10 +8,10 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ class Key:
 
 
 class Job(Protocol):
-    """What is trained: a module, a loss per sample, and a validation loss with fixed noise and times."""
+    """What is trained: a module, a loss per sample, and a number for the held-out data, with fixed noise and times."""
 
     @property
     def module(self) -> nn.Module: ...
@@ -106,6 +106,20 @@ class Job(Protocol):
     def loss(self, index: np.ndarray, key: Key) -> Tensor: ...
 
     def validate(self) -> float: ...
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A job that measures something once the averaged weights are in their places; what it says goes into the file's card."""
+
+    def finish(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Showing(Protocol):
+    """A job with pictures of its own to show, (N, C, H, W) in [-1, 1] in rows of eight, where it makes no generator."""
+
+    def shown(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)

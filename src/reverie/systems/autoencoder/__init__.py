@@ -1,0 +1,1 @@
+"""Autoencoders of pictures, trained from nothing: the space in which latent diffusion runs."""
