@@ -7,6 +7,11 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -119,4 +124,63 @@ def refiner():
     return StableDiffusionXLImg2ImgPipeline(*parts, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False)
 
 
-PIPELINES = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
+def t5_words():
+    signs = [(s, -2.0) for s in ("\u2581", *string.ascii_lowercase, ",", *"0123456789")]
+    return transformers.T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *signs], extra_ids=0)
+
+
+def t5():
+    config = transformers.T5Config(
+        vocab_size=len(t5_words()), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return transformers.T5EncoderModel(config).eval()
+
+
+KL_16 = {"use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+
+
+def sd3(**options):
+    net = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        joint_attention_dim=64,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        pos_embed_max_size=24,
+        **options,
+    )
+    reads = (clip(24, projected=True), clip_words(), clip(32, projected=True), clip_words())
+    words = t5_words()
+    far = transformers.T5EncoderModel(transformers.T5Config(**t5().config.to_dict() | {"d_model": 64})).eval()
+    return StableDiffusion3Pipeline(awake(net), FlowMatchEulerDiscreteScheduler(), kl(**KL_16), *reads, far, words)
+
+
+def sd35():
+    return sd3(qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+def flux(guided=True):
+    net = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=24,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guided,
+    )
+    reads = (clip(24), clip_words(), t5(), t5_words())
+    return FluxPipeline(FlowMatchEulerDiscreteScheduler(), kl(**KL_16), *reads, awake(net))
+
+
+def schnell():
+    return flux(guided=False)
+
+
+PIPELINES = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "sd3": sd3, "sd35": sd35, "flux-dev": flux, "flux-schnell": schnell}

@@ -133,6 +133,11 @@ class Denoiser(nn.Module):
         self.sigma_data, self.learned_variance, self.autocast = sigma_data, learned_variance, autocast
 
     @property
+    def guided(self) -> bool:
+        """Whether the net was distilled from guided ones, and is told the scale."""
+        return bool(getattr(getattr(self.net, "config", None), "guided", False))
+
+    @property
     def multiple(self) -> int:
         """Height and width of x are multiples of this."""
         return int(getattr(getattr(self.net, "config", None), "multiple", 1))

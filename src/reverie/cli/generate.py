@@ -151,6 +151,7 @@ def _words(prompt: Any) -> str:
 def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]:
     """What was asked of a model that takes no prompt, and has no effect on it; one line each."""
     if system.prompt_encoder is not None:
-        return []
+        deaf = getattr(system.denoiser, "guided", False) and negative != ""
+        return [f"{system.name} is told the guidance and evaluated once, so the negative prompt has no effect"] if deaf else []
     said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
     return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]

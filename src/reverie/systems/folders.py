@@ -7,16 +7,21 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reverie.encode import from_folder
+from reverie.encode.clip import Clip
+from reverie.encode.t5 import T5
 from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors, write_whole
+from reverie.systems import schedulers
 from reverie.systems.names import Layout, given, taken
+from reverie.systems.system import System
 
 STEMS = ("diffusion_pytorch_model", "model")
 VARIANTS = ("", ".fp16", ".bf16", ".fp32")
@@ -93,6 +98,33 @@ def write_net(net: Any, part: Path, kind: Kind) -> None:
     said = {"_class_name": kind.name, **kind.said(config)}
     save_tensors(part / "diffusion_pytorch_model.safetensors", taken(net, kind.layout(config), kind.pointwise), {})
     write_json(part / "config.json", said)
+
+
+@dataclass
+class Saved:
+    """A folder that is being written: the parts so far, and the scheduler, which is the same for all systems."""
+
+    folder: Path
+    pipeline: str
+    system: System
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, name: str, kind: Kind) -> Path:
+        """Where a net belongs."""
+        self.parts[name] = ["diffusers", kind.name]
+        return self.folder / name
+
+    def encoder(self, read: Clip | T5 | None, name: str) -> None:
+        """A text encoder and its tokenizer; none is said to be none."""
+        nothing = {f"{part}{name}": [None, None] for part in ("text_encoder", "tokenizer")}
+        self.parts |= nothing if read is None else from_folder.write(read, self.folder, name)
+
+    def close(self, **more: Any) -> None:
+        """The folder is whole: its index is written last."""
+        said = schedulers.written(self.system.denoiser, self.system.defaults.grid)
+        write_json(self.folder / "scheduler" / "scheduler_config.json", said)
+        parts = self.parts | {"scheduler": ["diffusers", said["_class_name"]]} | more
+        write_json(self.folder / "model_index.json", {"_class_name": self.pipeline, **parts})
 
 
 def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str) -> Any:

@@ -8,7 +8,7 @@ from reverie.errors import UserError, nearest
 from reverie.systems.folders import fingerprint, index
 from reverie.systems.system import System
 
-FAMILIES = ("stable_diffusion",)
+FAMILIES = ("stable_diffusion", "sd3", "flux")
 """The folders under systems/ whose module `folder` opens PIPELINES, writes what it `holds`, and knows the way there and back."""
 
 

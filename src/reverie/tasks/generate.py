@@ -194,6 +194,8 @@ def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Mo
         return model, None
     cond = alone(encoder, texts, settings.size)
     scale = 1.0 if settings.guidance is None else float(settings.guidance)
+    if getattr(system.denoiser, "guided", False):
+        return model, replace(cond, guidance=torch.full((len(texts),), scale))
     if scale != 1:
         model = cfg(model, scale, alone(encoder, [settings.negative] * len(texts), settings.size, against=True))
     return model, cond

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.mmdit import MMDiTConfig
+from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 from reverie.systems.sd3.transformer import DIFFUSERS
 
@@ -101,3 +102,25 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
         packed=True,
         guided=c["guidance_embeds"],
     )
+
+
+def said(c: MMDiTConfig) -> dict[str, Any]:
+    """The configuration of FluxTransformer2DModel that describes our shape."""
+    if c.axes is None or not c.packed or c.patch != SIDE or c.dual or c.vector_dim is None or not c.qk_norm or c.gelu != "tanh":
+        raise UserError("diffusers' FluxTransformer2DModel has no such transformer: it cannot be written")
+    return {
+        "patch_size": 1,
+        "in_channels": c.in_channels * SIDE**2,
+        "out_channels": None,
+        "num_layers": c.depth,
+        "num_single_layers": c.single,
+        "attention_head_dim": c.width // c.heads,
+        "num_attention_heads": c.heads,
+        "joint_attention_dim": c.context_dim,
+        "pooled_projection_dim": c.vector_dim,
+        "guidance_embeds": c.guided,
+        "axes_dims_rope": list(c.axes),
+    }
+
+
+KIND = Kind(name="FluxTransformer2DModel", build=MMDiT, config=config, said=said, layout=lambda c: layout)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.mmdit import MMDiTConfig
+from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
 DIFFUSERS = (
@@ -115,3 +116,27 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
         size=c["sample_size"] // c["patch_size"],
         table=c["pos_embed_max_size"],
     )
+
+
+def said(c: MMDiTConfig) -> dict[str, Any]:
+    """The configuration of SD3Transformer2DModel that describes our shape."""
+    if c.axes is not None or c.single or c.packed or c.guided or c.vector_dim is None or c.gelu != "tanh":
+        raise UserError("diffusers' SD3Transformer2DModel has no such transformer: it cannot be written")
+    return {
+        "sample_size": c.size * c.patch,
+        "patch_size": c.patch,
+        "in_channels": c.in_channels,
+        "out_channels": c.in_channels,
+        "num_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "attention_head_dim": c.width // c.heads,
+        "joint_attention_dim": c.context_dim,
+        "caption_projection_dim": c.width,
+        "pooled_projection_dim": c.vector_dim,
+        "pos_embed_max_size": c.table,
+        "dual_attention_layers": list(range(c.dual)),
+        "qk_norm": "rms_norm" if c.qk_norm else None,
+    }
+
+
+KIND = Kind(name="SD3Transformer2DModel", build=MMDiT, config=config, said=said, layout=lambda c: layout)

@@ -10,7 +10,7 @@ from reverie.encode import from_folder
 from reverie.encode.clip import Clip
 from reverie.nets.unet import UNet
 from reverie.systems import schedulers
-from reverie.systems.folders import index, read_json, read_net, write_json, write_net
+from reverie.systems.folders import Saved, index, read_json, read_net, write_json, write_net
 from reverie.systems.stable_diffusion import unet, vae
 from reverie.systems.stable_diffusion.prompt import PromptXL
 from reverie.systems.system import Sampling, System
@@ -62,33 +62,26 @@ def holds(system: System) -> bool:
 
 def write_folder(system: System, folder: Path) -> None:
     """The system as diffusers reads it."""
-    encoder, d = system.encoders["prompt"], system.denoiser
-    clips = [*encoder.clips] if isinstance(encoder, PromptXL) else [encoder]
-    assert isinstance(system.codec, Latent)
-    write_net(d.net, folder / "unet", unet.KIND)
-    vae.write_codec(system.codec, folder / "vae")
-    write_json(folder / "scheduler" / "scheduler_config.json", schedulers.written(d, system.defaults.grid))
-    parts: dict[str, Any] = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
-    names = ("", "_2") if len(clips) == 2 else ("_2",) if isinstance(encoder, PromptXL) else ("",)
-    for name, clip in zip(names, clips, strict=True):
-        assert isinstance(clip, Clip)
-        parts |= from_folder.write(clip, folder, name)
+    encoder, net = system.encoders["prompt"], system.denoiser.net
+    assert isinstance(net, UNet) and isinstance(system.codec, Latent)
+    saved = Saved(folder, _pipeline(encoder, net.config.in_channels), system)
+    write_net(net, saved.part("unet", unet.KIND), unet.KIND)
+    vae.write_codec(system.codec, saved.part("vae", vae.KIND))
     more = {"sample_size": system.defaults.size[0] // system.codec.factor}
     if isinstance(encoder, PromptXL):
+        clips = [None] * (2 - len(encoder.clips)) + [*encoder.clips]
+        for name, clip in zip(("", "_2"), clips, strict=True):
+            saved.encoder(clip, name)
         more["addition_time_embed_dim"] = encoder.times
-        parts |= {part: [None, None] for part in ("text_encoder", "tokenizer") if part not in parts}
-        parts |= {"requires_aesthetics_score": encoder.refiner, "force_zeros_for_empty_prompt": encoder.zeros}
+        said: dict[str, Any] = {"requires_aesthetics_score": encoder.refiner, "force_zeros_for_empty_prompt": encoder.zeros}
     else:
-        parts |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+        saved.encoder(encoder, "")  # type: ignore[arg-type]
+        said = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     write_json(folder / "unet" / "config.json", read_json(folder / "unet" / "config.json") | more)
-    write_json(
-        folder / "model_index.json", {"_class_name": _pipeline(system), **parts, "scheduler": ["diffusers", "DDIMScheduler"]}
-    )
+    saved.close(**said)
 
 
-def _pipeline(system: System) -> str:
-    encoder, net = system.encoders["prompt"], system.denoiser.net
-    assert isinstance(net, UNet)
+def _pipeline(encoder: Any, channels: int) -> str:
     if not isinstance(encoder, PromptXL):
-        return "StableDiffusionPipeline" if net.config.in_channels == 4 else "StableDiffusionInpaintPipeline"
+        return "StableDiffusionPipeline" if channels == 4 else "StableDiffusionInpaintPipeline"
     return "StableDiffusionXLImg2ImgPipeline" if encoder.refiner else "StableDiffusionXLPipeline"

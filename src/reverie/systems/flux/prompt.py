@@ -1,0 +1,26 @@
+"""What Flux is told: T5's words as tokens, and CLIP-L's pooled vector."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from reverie.denoiser import Cond
+from reverie.encode.clip import Clip
+from reverie.encode.t5 import T5
+
+
+class PromptFlux(nn.Module):
+    """Prompts -> Cond with tokens (B, L, D) and vector (B, P)."""
+
+    def __init__(self, clip: Clip, t5: T5) -> None:
+        super().__init__()
+        self.clip, self.t5 = clip, t5
+
+    def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
+        return Cond(vector=self.clip.read(prompts)[1], tokens=self.t5.read(prompts)[0])
+
+    def empty(self, count: int) -> Cond:
+        return self.prompts([""] * count)
+
+    def notes(self, prompt: str) -> list[str]:
+        return self.t5.notes(prompt)
