@@ -73,7 +73,7 @@ DIT_XL_4 = replace(DIT_XL_2, patch=4)
 DIT_XL_8 = replace(DIT_XL_2, patch=8)
 
 
-def positions(height: int, width: int, dim: int, *, size: int, device: torch.device | None = None) -> Tensor:
+def positions(height: int, width: int, dim: int, *, size: float, device: torch.device | None = None) -> Tensor:
     """Fixed 2-D positions (1, height * width, dim): a quarter each of sin x, cos x, sin y, cos y.
 
     The grid always spans [0, size): another number of rows or columns lies between the same coordinates.

@@ -24,6 +24,9 @@ from reverie.measure.reader import Reader
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.nets.moe import MoE, MoEConfig
+from reverie.nets.pixart import PixArt, PixArtConfig
+from reverie.nets.sana import Sana, SanaConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process.noise import gaussian, offset, student_t
 from reverie.process.path import Path
@@ -31,7 +34,15 @@ from reverie.process.rules import RULES
 from reverie.process.schedules import SCHEDULES
 from reverie.systems.system import Part, Sampling, System
 
-NETS: dict[type, type[nn.Module]] = {UNetConfig: UNet, DiTConfig: DiT, MMDiTConfig: MMDiT, MLPConfig: MLP}
+NETS: dict[type, type[nn.Module]] = {
+    UNetConfig: UNet,
+    DiTConfig: DiT,
+    MoEConfig: MoE,
+    PixArtConfig: PixArt,
+    SanaConfig: Sana,
+    MMDiTConfig: MMDiT,
+    MLPConfig: MLP,
+}
 """What a denoiser's net may be: one line each."""
 NOISES = (gaussian, offset, student_t)
 FORMAT = 2
