@@ -1,0 +1,1 @@
+"""PixArt: its net, by the names that diffusers gives the weights."""

@@ -1,0 +1,1 @@
+"""SiT: the net of DiT, trained as an interpolant."""
