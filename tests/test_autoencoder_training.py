@@ -164,3 +164,18 @@ def test_grey_pictures_and_the_recipe_of_the_command_line():
     _, job = replace(recipe, size=32, adversarial=0.5, start=0).prepare(pictures)
     job.loss(np.arange(2), Key(0, 0)).mean().backward()
     assert all(p.grad is not None for p in job.module.parameters())
+
+
+def test_a_straight_path_begins_as_principal_components():
+    pictures = shapes(200)
+    recipe = replace(RECIPE, net=replace(KL, straight=True))
+    _, job = recipe.prepare(Pictures("shapes", pictures, "none needed"))
+    squares = pictures.reshape(200, 3, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 48).astype(float)
+    mean = squares[: 180 * 16].mean(0)
+    axes = np.linalg.svd(squares - squares.mean(0), full_matrices=False)[2][:4]
+    best = (squares - mean) @ axes.T @ axes + mean
+    back = best.reshape(200, 4, 4, 3, 4, 4).transpose(0, 3, 1, 4, 2, 5).reshape(pictures.shape)
+    known = psnr(pictures, back.clip(0, 255).round().astype(np.uint8)).mean()
+    assert psnr(pictures, job.rebuilt(pictures)).mean() == pytest.approx(known, abs=0.1)
+    z = job.codec.net.encode(to_signal(pictures))[0]
+    assert ((z.std((0, 2, 3)) - 1).abs() < 0.05).all()

@@ -22,7 +22,8 @@ class AutoencoderConfig:
     in_channels: of the picture. channels, mult: width at level i is channels * mult[i]. blocks: residual blocks a level
     in the encoder (the decoder has one more). latent: channels of the latent. attention: whether the middle has it.
     attend: levels with attention behind every residual block. patch: factor of the pixel-unshuffle stem. quant: the 1x1
-    convolutions on either side of the latent. groups, eps: of the norms.
+    convolutions on either side of the latent. groups, eps: of the norms. straight: a linear map of every square of pixels to
+    its latent, and back, beside the nets, which then learn only what it cannot.
     """
 
     in_channels: int = 3
@@ -36,6 +37,7 @@ class AutoencoderConfig:
     quant: bool = True
     groups: int = 32
     eps: float = 1e-6
+    straight: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mult", tuple(self.mult))
@@ -143,6 +145,9 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(c, 2 * c.latent), Decoder(c)
         self.quant = nn.Conv2d(2 * c.latent, 2 * c.latent, 1) if c.quant else nn.Identity()
         self.unquant = nn.Conv2d(c.latent, c.latent, 1) if c.quant else nn.Identity()
+        square = c.in_channels * c.factor**2
+        self.fold = nn.Conv2d(square, c.latent, 1) if c.straight else None
+        self.unfold = nn.Conv2d(c.latent, square, 1) if c.straight else None
 
     @property
     def last(self) -> Tensor:
@@ -153,12 +158,14 @@ class Autoencoder(nn.Module):
         """Mean and log variance of the latent; the latter kept in [-30, 20]."""
         fits("x", x, self.config.in_channels, self.config.factor)
         mean, logvar = self.quant(self.encoder(x)).chunk(2, 1)
+        if self.fold is not None:
+            mean = mean + self.fold(F.pixel_unshuffle(x, self.config.factor))
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
         expect("z", z, None, self.config.latent, None, None)
         out: Tensor = self.decoder(self.unquant(z))
-        return out
+        return out if self.unfold is None else out + F.pixel_shuffle(self.unfold(z), self.config.factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """The picture rebuilt from the mean of its latent."""

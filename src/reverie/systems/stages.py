@@ -18,7 +18,7 @@ from reverie.nets.text import TextConfig
 from reverie.nets.upsampler import UpsamplerConfig
 from reverie.systems.recipe import Preset, channels_last, vocabulary
 from reverie.systems.system import Part
-from reverie.train.autoencoding import Adversary, Autoencoding, quieted, variational
+from reverie.train.autoencoding import Adversary, Autoencoding, begun, variational
 from reverie.train.jobs import Enlarging
 from reverie.train.loop import Job
 from reverie.train.wording import Wording
@@ -91,7 +91,7 @@ class AutoencoderRecipe(Preset):
         channels_last(codec)
         return Part(codec=codec, about=self.card(pictures)), Autoencoding(
             codec,
-            variational(quieted(codec.net)),
+            variational(begun(codec.net, train.images)),
             train.images,
             held.images,
             price=self.kl,

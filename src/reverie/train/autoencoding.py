@@ -50,15 +50,37 @@ def variational(net: Autoencoder) -> Rebuild:
     return rebuild
 
 
-def quieted(net: Autoencoder, logvar: float = -6.0) -> Autoencoder:
-    """A fresh net whose latents begin with little noise.
+def begun(net: Autoencoder, pictures: np.ndarray, logvar: float = -6.0) -> Autoencoder:
+    """A fresh net, so that it learns from the first step on.
 
-    With the noise of deviation 1 that it would begin with, hundreds of steps pass before it lets anything through.
+    Its latents have little noise: with the deviation of 1 that they would have, hundreds of steps pass before anything gets
+    through. A straight path begins as the principal components of the squares of `pictures` uint8 (N, C, H, W), each of
+    deviation 1, which is the best that a linear map can do, and the nets beside it begin at zero.
     """
-    layer: Any = net.quant if isinstance(net.quant, nn.Conv2d) else net.encoder.head
+    latent, layer = net.config.latent, net.quant if isinstance(net.quant, nn.Conv2d) else net.encoder.head
     with torch.no_grad():
-        layer.bias[net.config.latent :] += logvar
+        if net.fold is not None and net.unfold is not None:
+            for part in (net.encoder.head, net.decoder.head):
+                part.weight.zero_()
+                nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            into, back, mean = components(pictures, net.config.factor, latent)
+            net.fold.weight.copy_(into[..., None, None])
+            net.unfold.weight.copy_(back[..., None, None])
+            nn.init.zeros_(net.fold.bias).sub_(into @ mean)  # type: ignore[arg-type]
+            nn.init.zeros_(net.unfold.bias).add_(mean)  # type: ignore[arg-type]
+        layer.bias[latent:] += logvar  # type: ignore[index]
     return net
+
+
+def components(pictures: np.ndarray, factor: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal components of squares of factor x factor pixels (S values): into (count, S), back (S, count), mean (S,)."""
+    x = to_signal(pictures[:: max(1, len(pictures) // 1024)])
+    squares = F.pixel_unshuffle(x, factor).permute(0, 2, 3, 1).flatten(0, 2).double()
+    mean = squares.mean(0)
+    values, axes = torch.linalg.eigh((squares - mean).T @ (squares - mean) / len(squares))
+    axes, deviation = axes[:, -count:].flip(1), values[-count:].flip(0).clamp_min(1e-8).sqrt()
+    return (axes / deviation).T.float(), (axes * deviation).float(), mean.float()
 
 
 @dataclass(frozen=True)

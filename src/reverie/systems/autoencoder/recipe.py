@@ -12,7 +12,7 @@ AUTOENCODER = AutoencoderRecipe(
     name="autoencoder",
     about="pictures into latents 8 times smaller and back, for latent diffusion",
     source="avatars",
-    net=AutoencoderConfig(patch=4, channels=64, mult=(1, 2), blocks=2, latent=16, groups=8),
+    net=AutoencoderConfig(patch=2, channels=32, mult=(1, 2, 4), blocks=1, latent=16, groups=8, straight=True),
     critic=PatchGANConfig(channels=32, layers=2),
     training=Training(minutes=60, batch=16, rate=1e-3, warmup=200, decay=0.5, holdout=256, widths=(0.03,), snapshots=0),
 )

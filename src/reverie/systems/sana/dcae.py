@@ -27,8 +27,7 @@ READ = {
 def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> DCAEConfig:
     """Our shape of the autoencoder that a configuration of AutoencoderDC describes; UserError where we have no such net."""
     for field, value in theirs.items():
-        said = value[0] if isinstance(value, (list, tuple)) and len(set(value)) == 1 else value
-        if not field.startswith("_") and field not in READ and AS_OURS.get(field, field) != said:
+        if not field.startswith("_") and field not in READ and not (field in AS_OURS and _all(value, AS_OURS[field])):
             raise UserError(f"{what}: {field} is {value!r}, which our autoencoder has not")
     widths = tuple(theirs["encoder_block_out_channels"])
     sizes = (_kind(theirs["downsample_block_type"]), theirs["upsample_block_type"])
@@ -54,6 +53,11 @@ def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> DCAEConf
         )
     except ValueError as error:
         raise UserError(f"{what}: {error}") from error
+
+
+def _all(value: Any, ours: Any) -> bool:
+    """Whether a value, or each of one for every level, is ours."""
+    return all(v == ours for v in value) if isinstance(value, (list, tuple)) else value == ours
 
 
 def _kind(downsample: str) -> str:

@@ -35,9 +35,29 @@ def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> Autoenco
         blocks=theirs.get("layers_per_block", 1),
         latent=theirs["latent_channels"],
         attention=theirs.get("mid_block_add_attention", True),
+        attend=attended(theirs, what),
         quant=theirs.get("use_quant_conv", True),
         groups=theirs.get("norm_num_groups", 32),
     )
+
+
+DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
+"""Whether a level of the encoder has attention."""
+
+
+def attended(theirs: Mapping[str, Any], what: str) -> tuple[int, ...]:
+    """The levels with attention, which must be those of the decoder, too."""
+    down, up = list(theirs["down_block_types"]), list(theirs["up_block_types"])
+    if unknown := set(down) - DOWN.keys():
+        raise UserError(f"{what}: down_block_types has {unknown.pop()!r}, which our autoencoder has not")
+    if up != [_up(kind) for kind in reversed(down)]:
+        raise UserError(f"{what}: up_block_types is {up}; ours mirrors the encoder, whose down_block_types is {down}")
+    return tuple(i for i, kind in enumerate(down) if DOWN[kind])
+
+
+def _up(kind: str) -> str:
+    """The block of the decoder that mirrors one of the encoder."""
+    return kind.replace("Down", "Up").replace("Encoder", "Decoder")
 
 
 SHARED = (
@@ -63,12 +83,15 @@ def layout(c: AutoencoderConfig) -> Layout:
 
 def _bodies(c: AutoencoderConfig) -> Iterator[tuple[str, str]]:
     levels = len(c.mult)
+    looks = {"down": [i in c.attend for i in range(levels)], "up": [i in c.attend for i in reversed(range(levels))]}
     for part, way, blocks in (("encoder", "down", c.blocks), ("decoder", "up", c.blocks + 1)):
         place = 0
         for i in range(levels):
             for j in range(blocks):
                 yield rf"^{part}\.body\.{place}\.", f"{part}.{way}_blocks.{i}.resnets.{j}."
-                place += 1
+                if looks[way][i]:
+                    yield rf"^{part}\.body\.{place + 1}\.", f"{part}.{way}_blocks.{i}.attentions.{j}."
+                place += 1 + looks[way][i]
             if i < levels - 1:
                 yield rf"^{part}\.body\.{place}\.", f"{part}.{way}_blocks.{i}.{way}samplers.0."
                 place += 1
@@ -76,14 +99,17 @@ def _bodies(c: AutoencoderConfig) -> Iterator[tuple[str, str]]:
 
 def said(c: AutoencoderConfig) -> dict[str, Any]:
     """The configuration of AutoencoderKL that describes our shape."""
-    if c.patch > 1:
-        raise UserError("diffusers' AutoencoderKL has no stem of patches: this autoencoder cannot be written for it")
+    if c.patch > 1 or c.straight:
+        raise UserError(
+            "diffusers' AutoencoderKL has no stem of patches and no straight path: this autoencoder has, and stays ours"
+        )
+    down = ["AttnDownEncoderBlock2D" if i in c.attend else "DownEncoderBlock2D" for i in range(len(c.mult))]
     return {
         "in_channels": c.in_channels,
         "out_channels": c.in_channels,
         "block_out_channels": c.widths,
-        "down_block_types": ["DownEncoderBlock2D"] * len(c.mult),
-        "up_block_types": ["UpDecoderBlock2D"] * len(c.mult),
+        "down_block_types": down,
+        "up_block_types": [_up(kind) for kind in reversed(down)],
         "layers_per_block": c.blocks,
         "latent_channels": c.latent,
         "norm_num_groups": c.groups,

@@ -1,0 +1,1 @@
+"""Latent diffusion (arXiv:2112.10752): its vector-quantised autoencoders."""
