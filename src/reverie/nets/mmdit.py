@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import TimeEmbedding, check_tokens, expect, mlp, zeroed
-from reverie.nets.dit import positions
+from reverie.nets.dit import positions, unpatched
 from reverie.nets.mmdit_blocks import Adapted, JointBlock, SingleBlock, rotations
 from reverie.nets.precision import Linear
 
@@ -174,8 +174,7 @@ class MMDiT(nn.Module):
         c = self.config
         if c.packed:
             return F.pixel_shuffle(y.mT.unflatten(2, (rows, columns)), c.patch)
-        y = y.unflatten(2, (c.patch, c.patch, c.in_channels)).unflatten(1, (rows, columns))
-        return y.permute(0, 5, 1, 3, 2, 4).reshape(-1, c.in_channels, rows * c.patch, columns * c.patch)
+        return unpatched(y, rows, columns, c.patch)
 
     def _embed(self, t: Tensor, vector: Tensor | None, guidance: Tensor | None, batch: int) -> Tensor:
         """c of equation (1), (B, D)."""

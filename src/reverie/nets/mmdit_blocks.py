@@ -10,16 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import attend
-from reverie.nets.dit import modulate
+from reverie.nets.dit import modulate, plain_norm
 from reverie.nets.precision import Linear
 
 Projected = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values (B, heads, L, E)."""
-
-
-def norm(x: Tensor) -> Tensor:
-    """Layer norm without weights of its own: what follows scales and shifts it."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class RMSNorm(nn.Module):
@@ -95,7 +90,7 @@ class Stream(nn.Module):
     def enter(self, x: Tensor, c: Tensor, turn: Tensor | None = None) -> tuple[Projected, tuple[Tensor, ...]]:
         """What takes part in the attention, and the modulations (B, 1, D) that `leave` needs."""
         told = self.adapt(c)[:, None].chunk(self.parts, -1)
-        return self.heads(modulate(norm(x), *told[:2]), turn), told
+        return self.heads(modulate(plain_norm(x), *told[:2]), turn), told
 
     def leave(self, x: Tensor, y: Tensor, told: tuple[Tensor, ...], turn: Tensor | None = None) -> Tensor:
         """x with y, the answer of the attention, and the feed-forward."""
@@ -103,8 +98,8 @@ class Stream(nn.Module):
         h = torch.addcmul(x, g1, self.heads.out(y))
         if self.dual is not None:
             s3, m3, g3 = more
-            h = torch.addcmul(h, g3, self.dual.out(together([self.dual(modulate(norm(x), s3, m3), turn)])))
-        hidden = F.gelu(self.up(modulate(norm(h), s2, m2)), approximate=self.gelu)
+            h = torch.addcmul(h, g3, self.dual.out(together([self.dual(modulate(plain_norm(x), s3, m3), turn)])))
+        hidden = F.gelu(self.up(modulate(plain_norm(h), s2, m2)), approximate=self.gelu)
         return torch.addcmul(h, g2, self.down(hidden))
 
 
@@ -116,7 +111,7 @@ class Adapted(nn.Module):
         self.shift, self.scale = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return modulate(norm(x), self.shift(c)[:, None], self.scale(c)[:, None])
+        return modulate(plain_norm(x), self.shift(c)[:, None], self.scale(c)[:, None])
 
 
 class Seen(nn.Module):
@@ -160,7 +155,7 @@ class SingleBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, seen: Tensor | None, turn: Tensor | None) -> Tensor:
         s, m, g = self.adapt(c)[:, None].chunk(3, -1)
-        h = modulate(norm(x), s, m)
+        h = modulate(plain_norm(x), s, m)
         y = together([self.heads(h, turn)], seen)
         hidden = F.gelu(self.up(h), approximate=self.gelu)
         return torch.addcmul(x, g, self.out(torch.cat((y, hidden), -1)))
