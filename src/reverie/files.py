@@ -104,12 +104,20 @@ def load_tensors(path: Path, remedy: str = "get it again, or name another file")
     """(tensors, metadata with its JSON read); a missing, cut or foreign file is a UserError, which ends in `remedy`."""
     from safetensors.torch import load_file
 
+    about = {k: _json(v) for k, v in metadata(path, remedy).items()}
+    try:
+        return load_file(path), about
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} {_why(path)} ({error}); {remedy}") from None
+
+
+def metadata(path: Path, remedy: str = "get it again, or name another file") -> dict[str, str]:
+    """What the header of a safetensors file says besides its tensors; errors as of `load_tensors`."""
     if not os.path.isfile(path):  # Path.is_file raises in a folder that is not ours to read
         raise UserError(f"{path} is not there: check the path")
     try:
         with safetensors.safe_open(path, "pt") as handle:
-            about = {k: _json(v) for k, v in (handle.metadata() or {}).items()}
-        return load_file(path), about
+            return dict(handle.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} {_why(path)} ({error}); {remedy}") from None
 

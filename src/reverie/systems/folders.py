@@ -1,6 +1,6 @@
 """Models in diffusers' layout: a folder with `model_index.json` and a folder for each part, weights in one file or in shards.
 
-Only safetensors are read, and nothing is run that a folder holds.
+Nothing is run that a folder holds, and only safetensors are read, unless pickles are allowed: see `pickles`.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.codec import Latent
 from reverie.encode import from_folder
 from reverie.encode.clip import Clip
 from reverie.encode.t5 import T5
 from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors, write_whole
-from reverie.systems import schedulers
-from reverie.systems.names import Layout, given, taken
+from reverie.systems import pickles, schedulers
+from reverie.systems.names import Layout, filled, taken
 from reverie.systems.system import System
 
 STEMS = ("diffusion_pytorch_model", "model")
 VARIANTS = ("", ".fp16", ".bf16", ".fp32")
-PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,94 @@ class Kind:
     pointwise: Callable[[str], bool] = lambda name: False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What is accepted of files of others. partial: weights that are missing or fit nowhere. pickled: pickles of tensors."""
+
+    partial: bool = False
+    pickled: bool = False
+
+
+STRICT = Trust()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that is read."""
+
+    path: Path
+    trust: Trust = STRICT
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """The parts it says it has, by their names: {"unet": ["diffusers", "UNet2DConditionModel"], ...}."""
+        return self.json("model_index.json")
+
+    def has(self, part: str) -> bool:
+        """Whether it says it has this part."""
+        said = self.index.get(part)
+        return isinstance(said, list) and bool(said) and said[0] is not None
+
+    def json(self, name: str) -> dict[str, Any]:
+        """An object of JSON; UserError where it is not there or no object."""
+        return read_json(self.path / name)
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        """What it says of the process."""
+        return self.json("scheduler/scheduler_config.json")
+
+    def net(self, part: str, kind: Kind) -> Any:
+        """A net with its weights, ready for use, in float32."""
+        where = f"{self.path / part / 'config.json'}"
+        config = _asked(kind, self.json(f"{part}/config.json"), where)
+        with torch.device("meta"):
+            net = kind.build(config)
+        return filled(net, self.tensors(part), kind.layout(config), str(self.path / part), self.trust.partial)
+
+    def codec(self, part: str, kind: Kind) -> Latent:
+        """An autoencoder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor."""
+        net, told = self.net(part, kind), self.json(f"{part}/config.json")
+        return latent(net, float(told.get("scaling_factor") or 0.18215), float(told.get("shift_factor") or 0.0))
+
+    def clip(self, number: str = "", **options: Any) -> Clip:
+        """The part text_encoder{number}, a CLIP; options: as of `from_folder.clip`."""
+        return from_folder.clip(self.path / f"text_encoder{number}", self.path / f"tokenizer{number}", **options)
+
+    def t5(self, number: str = "", **options: Any) -> T5:
+        """The part text_encoder{number}, a T5; options: as of `T5`."""
+        return from_folder.t5(self.path / f"text_encoder{number}", self.path / f"tokenizer{number}", **options)
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """All tensors of a part, from its one file or its shards."""
+        out: dict[str, Tensor] = {}
+        for file in self.files(part):
+            out |= pickles.tensors(file) if pickles.is_pickle(file) else load_tensors(file)[0]
+        return out
+
+    def files(self, part: str) -> list[Path]:
+        """The files that hold the weights of a part, in order; a set of shards is whole."""
+        place = self.path / part
+        for stem in STEMS:
+            for variant in VARIANTS:
+                if (file := place / f"{stem}{variant}.safetensors").is_file():
+                    return [file]
+                if (file := place / f"{stem}.safetensors.index{variant}.json").is_file():
+                    return _shards(place, read_json(file), file)
+        if found := sorted(p for p in place.glob("*") if pickles.is_pickle(p)):
+            pickles.refuse_unless(self.trust.pickled, found[0])
+            return found
+        raise UserError(f"{place} holds no weights: {STEMS[0]}.safetensors or {STEMS[1]}.safetensors is missing")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights of all parts."""
+        return fingerprint(sorted(self.path.glob("*/*.safetensors")))
+
+
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder in this layout."""
     return os.path.isfile(path / "model_index.json")  # Path.is_file raises in a folder that is not ours to read
-
-
-def index(path: Path) -> dict[str, Any]:
-    """The parts that the folder says it has, by their names: {"unet": ["diffusers", "UNet2DConditionModel"], ...}."""
-    return read_json(path / "model_index.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,16 +153,17 @@ def write_json(path: Path, said: Mapping[str, Any]) -> None:
     write_whole(path, lambda part: part.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8"))
 
 
-def read_net(part: Path, kind: Kind) -> Any:
-    """A net with its weights, ready for use, in float32."""
-    said = read_json(part / "config.json")
-    config = asked(kind, said, f"{part / 'config.json'}")
+def latent(net: Any, factor: float, shift: float) -> Latent:
+    """A codec around an autoencoder: z = (latent - shift) * factor."""
     with torch.device("meta"):
-        net = kind.build(config)
-    return filled(net, weights(part), kind.layout(config), str(part))
+        codec = Latent(net.config)
+    codec.net = net
+    channels = len(codec.scale)
+    codec.scale, codec.shift = torch.full((channels,), 1 / factor), torch.full((channels,), shift)
+    return codec.eval().requires_grad_(False)
 
 
-def asked(kind: Kind, said: Mapping[str, Any], where: str) -> Any:
+def _asked(kind: Kind, said: Mapping[str, Any], where: str) -> Any:
     """Our configuration of what theirs describes; whatever is wrong with it is one UserError."""
     try:
         return kind.config(said, where)
@@ -90,78 +171,6 @@ def asked(kind: Kind, said: Mapping[str, Any], where: str) -> Any:
         raise
     except Exception as error:  # whatever our configuration says of such values, they are the file's
         raise UserError(f"{where} describes no {kind.name} of ours ({type(error).__name__}: {error}): get it again") from None
-
-
-def write_net(net: Any, part: Path, kind: Kind) -> None:
-    """The net as diffusers reads it."""
-    config = net.config
-    said = {"_class_name": kind.name, **kind.said(config)}
-    save_tensors(part / "diffusion_pytorch_model.safetensors", taken(net, kind.layout(config), kind.pointwise), {})
-    write_json(part / "config.json", said)
-
-
-@dataclass
-class Saved:
-    """A folder that is being written: the parts so far, and the scheduler, which is the same for all systems."""
-
-    folder: Path
-    pipeline: str
-    system: System
-    parts: dict[str, Any] = field(default_factory=dict)
-
-    def part(self, name: str, kind: Kind) -> Path:
-        """Where a net belongs."""
-        self.parts[name] = ["diffusers", kind.name]
-        return self.folder / name
-
-    def encoder(self, read: Clip | T5 | None, name: str) -> None:
-        """A text encoder and its tokenizer; none is said to be none."""
-        nothing = {f"{part}{name}": [None, None] for part in ("text_encoder", "tokenizer")}
-        self.parts |= nothing if read is None else from_folder.write(read, self.folder, name)
-
-    def close(self, **more: Any) -> None:
-        """The folder is whole: its index is written last."""
-        said = schedulers.written(self.system.denoiser, self.system.defaults.grid)
-        write_json(self.folder / "scheduler" / "scheduler_config.json", said)
-        parts = self.parts | {"scheduler": ["diffusers", said["_class_name"]]} | more
-        write_json(self.folder / "model_index.json", {"_class_name": self.pipeline, **parts})
-
-
-def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str) -> Any:
-    """Their weights in our net, in float32, ready for use."""
-    ours = given(net, tensors, layout, what)
-    for key, value in ours.items():
-        if not value.is_floating_point():
-            raise UserError(f"{what}: {layout(key)} holds {value.dtype} and no numbers with fractions: get it again")
-        if not bool(value.isfinite().all()):
-            raise UserError(f"{what}: {layout(key)} holds NaN or infinity: the file is damaged, get it again")
-    net.load_state_dict({key: value.float() for key, value in ours.items()}, assign=True)
-    return net.eval().requires_grad_(False)
-
-
-def weights(part: Path) -> dict[str, Tensor]:
-    """All tensors of a part, from its one file or its shards."""
-    out: dict[str, Tensor] = {}
-    for file in files(part):
-        out |= load_tensors(file)[0]
-    return out
-
-
-def files(part: Path) -> list[Path]:
-    """The files that hold the weights of a part, in order; a set of shards is whole."""
-    for stem in STEMS:
-        for variant in VARIANTS:
-            if (file := part / f"{stem}{variant}.safetensors").is_file():
-                return [file]
-            if (file := part / f"{stem}.safetensors.index{variant}.json").is_file():
-                return _shards(part, read_json(file), file)
-    found = sorted(p.name for p in part.glob("*")) if part.is_dir() else []
-    if pickled := [name for name in found if name.endswith(PICKLES)]:
-        raise UserError(
-            f"{part} holds its weights in {pickled[0]} only, a pickle, which may run anything: get the safetensors of it, or "
-            "convert it with `reverie convert --allow-pickle`"
-        )
-    raise UserError(f"{part} holds no weights: {STEMS[0]}.safetensors or {STEMS[1]}.safetensors is missing")
 
 
 def _shards(part: Path, said: Mapping[str, Any], file: Path) -> list[Path]:
@@ -185,3 +194,39 @@ def fingerprint(paths: list[Path]) -> str:
             while block := handle.read(1 << 22):
                 hasher.update(block)
     return hasher.hexdigest()
+
+
+@dataclass
+class Saved:
+    """A folder that is being written: the parts so far, and the scheduler, which is the same for all systems."""
+
+    folder: Path
+    pipeline: str
+    system: System
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def net(self, name: str, net: Any, kind: Kind, **more: Any) -> None:
+        """A net as diffusers reads it; more: of its configuration."""
+        said = {"_class_name": kind.name, **kind.said(net.config), **more}
+        weights = taken(net, kind.layout(net.config), kind.pointwise)
+        save_tensors(self.folder / name / "diffusion_pytorch_model.safetensors", weights, {})
+        write_json(self.folder / name / "config.json", said)
+        self.parts[name] = ["diffusers", kind.name]
+
+    def codec(self, name: str, codec: Latent, kind: Kind) -> None:
+        """An autoencoder as diffusers reads it, which has one scale and one shift for all channels."""
+        if len(set(codec.scale.tolist())) > 1 or len(set(codec.shift.tolist())) > 1:
+            raise UserError("diffusers knows one scale and one shift for all channels of a latent: this codec cannot be written")
+        self.net(name, codec.net, kind, scaling_factor=1 / float(codec.scale[0]), shift_factor=float(codec.shift[0]))
+
+    def encoder(self, read: Any, number: str = "") -> None:
+        """A text encoder and its tokenizer; none is said to be none."""
+        nothing = {f"{part}{number}": [None, None] for part in ("text_encoder", "tokenizer")}
+        self.parts |= nothing if read is None else from_folder.write(read, self.folder, number)
+
+    def close(self, **more: Any) -> None:
+        """The folder is whole: its index is written last."""
+        said = schedulers.written(self.system.denoiser, self.system.defaults.grid)
+        write_json(self.folder / "scheduler" / "scheduler_config.json", said)
+        parts = self.parts | {"scheduler": ["diffusers", said["_class_name"]]} | more
+        write_json(self.folder / "model_index.json", {"_class_name": self.pipeline, **parts})

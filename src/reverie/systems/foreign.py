@@ -1,15 +1,21 @@
 """Models that others wrote: which of our systems a folder or a file holds."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from reverie.errors import UserError, nearest
-from reverie.systems.folders import fingerprint, index
+from reverie.systems.folders import STRICT, Folder, Trust
+from reverie.systems.single import Single
 from reverie.systems.system import System
 
 FAMILIES = ("stable_diffusion", "sd3", "flux")
 """The folders under systems/ whose module `folder` opens PIPELINES, writes what it `holds`, and knows the way there and back."""
+
+
+FILES = ("stable_diffusion", "sd3", "flux")
+"""Those of them that have a module `single` too, which recognises the publisher's file by its keys, and opens it."""
 
 
 def family(name: str) -> ModuleType:
@@ -17,15 +23,27 @@ def family(name: str) -> ModuleType:
     return importlib.import_module(f"reverie.systems.{name}.folder")
 
 
-def open_folder(folder: Path) -> System:
+def open_folder(path: Path, trust: Trust = STRICT) -> System:
     """A system from a folder in diffusers' layout; UserError where it is none of ours, or damaged."""
-    kind = str(index(folder).get("_class_name"))
+    folder = Folder(path, trust)
+    kind = str(folder.index.get("_class_name"))
     known = {pipeline: module for name in FAMILIES for module in [family(name)] for pipeline in module.PIPELINES}
     if kind not in known:
-        raise UserError(f"{folder} holds a {kind}, which is none of our systems.{nearest(kind, known)} See `reverie systems`")
+        raise UserError(f"{path} holds a {kind}, which is none of our systems.{nearest(kind, known)} See `reverie systems`")
     system: System = known[kind].open_folder(folder)
-    system.about["hash"] = fingerprint(sorted(folder.glob("*/*.safetensors")))
-    return system
+    return replace(system, about={"name": path.resolve().name, **system.about, "hash": folder.fingerprint})
+
+
+def open_file(path: Path, trust: Trust = STRICT, parts: Path | None = None) -> System:
+    """A system from a publisher's single file; parts: a folder in diffusers' layout with what the file lacks."""
+    file = Single(path, trust, None if parts is None else Folder(parts, trust))
+    for name in FILES:
+        module = importlib.import_module(f"reverie.systems.{name}.single")
+        if module.recognises(file):
+            system: System = module.open_file(file)
+            return replace(system, about={"name": path.stem, **system.about, "hash": file.fingerprint})
+    some = ", ".join(sorted(file.tensors)[:3])
+    raise UserError(f"{path} is none of our systems by its {len(file.tensors)} tensors ({some}, ...). See `reverie systems`")
 
 
 def write_folder(system: System, folder: Path) -> None:

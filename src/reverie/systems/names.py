@@ -6,8 +6,11 @@ weights otherwise, it says so: `name[1]` is the second of several of ours that t
 tuple of names is one of ours of which they keep copies.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from reverie.errors import UserError
 
 Layout = Callable[[str], str | tuple[str, ...]]
+LOG = logging.getLogger("reverie")
 SHOWN = 4
 """Names that an error lists of each kind."""
 PIECE = re.compile(r"(.+)\[(\d+)\]")
@@ -32,8 +36,35 @@ def renamed(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
     return theirs
 
 
-def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, Tensor]:
-    """Their tensors by our keys, in our shapes. UserError where one is missing, too many, or does not fit.
+@dataclass(frozen=True)
+class Report:
+    """How many of a net's tensors a file gives, and by their names what it lacks, has too many, or has otherwise."""
+
+    what: str
+    total: int
+    missing: list[str]
+    unknown: list[str]
+    misshapen: list[str]
+    unlike: list[str]
+
+    @property
+    def whole(self) -> bool:
+        return not (self.missing or self.unknown or self.misshapen or self.unlike)
+
+    def __str__(self) -> str:
+        applied = self.total - len(self.missing) - len(self.misshapen) - len(self.unlike)
+        kinds = (
+            ("missing", self.missing),
+            ("unknown", self.unknown),
+            ("of another shape", self.misshapen),
+            ("unlike their other copies", self.unlike),
+        )
+        parts = [f"{kind}: {_some(names)}" for kind, names in kinds if names]
+        return f"{self.what}: {'; '.join([f'{applied} of {self.total} tensors applied', *parts])}"
+
+
+def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str, partial: bool = False) -> dict[str, Tensor]:
+    """Their tensors by our keys, in our shapes. UserError where one is missing, too many, or does not fit, unless `partial`.
 
     A product of pixels may be stored as a convolution of 1x1, and the other way round: (out, in) and (out, in, 1, 1) are the same.
     """
@@ -41,17 +72,32 @@ def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: s
     asked = _asked(own, layout, what)
     missing, left = sorted(asked.keys() - tensors.keys()), sorted(tensors.keys() - asked.keys())
     wrong = [n for n, keys in asked.items() if n in tensors and _squeezed(tensors[n].shape) != _stacked(own, keys)]
-    differ = [n for n in _copies(own, layout, tensors) if n not in wrong]
-    if missing or left or wrong or differ:
-        fit = len(asked) - len(missing) - len(wrong) - len(differ)
-        kinds = (("missing", missing), ("unknown", left), ("of another shape", wrong), ("unlike their other copies", differ))
-        parts = [f"{kind}: {_some(names)}" for kind, names in kinds if names]
-        raise UserError(f"{what}: {fit} of {len(asked)} weights fit; {'; '.join(parts)}")
+    report = Report(what, len(asked), missing, left, wrong, [n for n in _copies(own, layout, tensors) if n not in wrong])
+    if not report.whole and not partial:
+        raise UserError(f"{report}; the file is damaged or of another model (what fits can be had with --partial)")
+    LOG.log(logging.INFO if report.whole else logging.WARNING, "%s", report)
     found: dict[str, Tensor] = {}
-    for name, keys in asked.items():
+    for name in (n for n in asked if n in tensors and n not in wrong):
+        keys = asked[name]
         pieces = tensors[name].split([len(own[k]) for k in keys]) if len(keys) > 1 else [tensors[name]]
         found |= {k: piece.reshape(own[k].shape) for k, piece in zip(keys, pieces, strict=True) if k not in found}
-    return {key: found[key] for key in own}
+    return {key: found[key] for key in own if key in found}
+
+
+def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str, partial: bool = False) -> Any:
+    """Their weights in our net, which was built without any, in float32 and ready for use.
+
+    partial: what the file lacks is zero, which in most nets is a block that does nothing.
+    """
+    ours = given(net, tensors, layout, what, partial)
+    for key, value in ours.items():
+        if not value.is_floating_point():
+            raise UserError(f"{what}: {layout(key)} holds {value.dtype} and no numbers with fractions: get it again")
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{what}: {layout(key)} holds NaN or infinity: the file is damaged, get it again")
+    lacking = {key: torch.zeros(value.shape) for key, value in net.state_dict().items() if key not in ours}
+    net.load_state_dict(lacking | {key: value.float() for key, value in ours.items()}, assign=True)
+    return net.eval().requires_grad_(False)
 
 
 def taken(net: nn.Module, layout: Layout, pointwise: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:

@@ -8,23 +8,33 @@ from pathlib import Path
 import torch
 
 from reverie.errors import UserError, nearest
+from reverie.files import metadata
 from reverie.measure.reader import Reader
 from reverie.nets.precision import held, quick_dtype
 from reverie.solve import Tuned
-from reverie.systems.folders import is_folder
-from reverie.systems.foreign import open_folder
+from reverie.systems.folders import STRICT, Trust, is_folder
+from reverie.systems.foreign import open_file, open_folder
+from reverie.systems.pickles import is_pickle
 from reverie.systems.system import Part, System
-from reverie.systems.weights import load, load_any
+from reverie.systems.weights import CARD, load, load_any
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"}
 READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion")}
 
 
-def open_model(name: str) -> System:
-    """A shipped model by name, or by path: a file of ours, or a folder in diffusers' layout; as `quick` makes it."""
+def open_model(name: str, trust: Trust = STRICT, parts: str = "") -> System:
+    """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; as `quick` makes it.
+
+    trust: what is accepted of files of others. parts: a folder with what a publisher's file lacks.
+    """
     path = place(name)
-    system = open_folder(path) if is_folder(path) else load(path)
+    if is_folder(path):
+        system = open_folder(path, trust)
+    elif is_pickle(path) or (os.path.isfile(path) and CARD not in metadata(path)):
+        system = open_file(path, trust, Path(parts) if parts else None)
+    else:
+        system = load(path)
     return quick(replace(system, tuned=tuned(system, path)))
 
 

@@ -46,6 +46,8 @@ NETS: dict[type, type[nn.Module]] = {
 """What a denoiser's net may be: one line each."""
 NOISES = (gaussian, offset, student_t)
 FORMAT = 2
+CARD = "reverie.card"
+"""The entry of a file's metadata that says it is ours."""
 EMPTY = torch.device("meta")
 """Where modules are built whose weights a file will give: nothing is drawn. Paths are not: their tables are numbers."""
 ABOUT = {"name": str, "styles": list[str], "data": Mapping[str, Any], "recipe": Mapping[str, Any]}
@@ -119,7 +121,7 @@ def save(system: System | Part, path: str | File, dtype: torch.dtype | None = No
     """Writes a system; `dtype` (torch.float16) halves the file."""
     tensors = {f"{part}.{k}": v for part, module in parts(system).items() for k, v in module.state_dict().items()}
     tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
-    save_tensors(File(path), tensors, {"reverie.card": card(system)})
+    save_tensors(File(path), tensors, {CARD: card(system)})
 
 
 def load(path: str | File) -> System:
@@ -133,7 +135,7 @@ def load(path: str | File) -> System:
 def load_any(path: str | File) -> System | Part:
     """A system, or a part that was trained alone."""
     tensors, about = load_tensors(File(path))
-    card = about.get("reverie.card")
+    card = about.get(CARD)
     if not isinstance(card, dict):
         raise UserError(
             f"{path} has no reverie card, so it is no model of ours: name a file that `reverie train` or reverie.save wrote"

@@ -6,11 +6,10 @@ from typing import Any
 
 from reverie.codec import Latent
 from reverie.denoiser import Denoiser
-from reverie.encode import from_folder
 from reverie.encode.clip import Clip
 from reverie.nets.unet import UNet
 from reverie.systems import schedulers
-from reverie.systems.folders import Saved, index, read_json, read_net, write_json, write_net
+from reverie.systems.folders import Folder, Saved
 from reverie.systems.stable_diffusion import unet, vae
 from reverie.systems.stable_diffusion.prompt import PromptXL
 from reverie.systems.system import Sampling, System
@@ -25,31 +24,26 @@ PIPELINES = {
 """What `model_index.json` names, and whether it is an XL."""
 
 
-def open_folder(folder: Path) -> System:
+def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
-    said = index(folder)
-    net, config = read_net(folder / "unet", unet.KIND), read_json(folder / "unet" / "config.json")
-    codec = vae.read_codec(folder / "vae")
-    path, rule, clock = schedulers.process(read_json(folder / "scheduler" / "scheduler_config.json"))
+    net, config = folder.net("unet", unet.KIND), folder.json("unet/config.json")
+    codec = folder.codec("vae", vae.KIND)
+    path, rule, clock = schedulers.process(folder.scheduler)
     size = codec.factor * int(config.get("sample_size") or 64)
-    large = PIPELINES[str(said["_class_name"])]
-    prompt = _prompt_xl(folder, said, config, size) if large else from_folder.clip(folder / "text_encoder", folder / "tokenizer")
+    large = PIPELINES[str(folder.index["_class_name"])]
     return System(
         denoiser=Denoiser(net, path, rule, clock),
         codec=codec,
-        encoders={"prompt": prompt},
+        encoders={"prompt": _prompt_xl(folder, config, size) if large else folder.clip()},
         defaults=Sampling(guidance=5.0 if large else 7.5, steps=25, size=(size, size)),
-        about={"name": folder.name},
     )
 
 
-def _prompt_xl(folder: Path, said: Mapping[str, Any], config: Mapping[str, Any], size: int) -> PromptXL:
+def _prompt_xl(folder: Folder, config: Mapping[str, Any], size: int) -> PromptXL:
     """The encoders of XL, or of the refiner, which has the second alone."""
-    clips = []
-    if said.get("text_encoder", [None])[0]:
-        clips.append(from_folder.clip(folder / "text_encoder", folder / "tokenizer", skip=1, raw=True))
-    clips.append(from_folder.clip(folder / "text_encoder_2", folder / "tokenizer_2", projected=True, skip=1, raw=True))
-    times = int(config.get("addition_time_embed_dim") or unet.TIMES)
+    clips = [folder.clip(skip=1, raw=True)] if folder.has("text_encoder") else []
+    clips.append(folder.clip("_2", projected=True, skip=1, raw=True))
+    times, said = int(config.get("addition_time_embed_dim") or unet.TIMES), folder.index
     refiner, zeros = bool(said.get("requires_aesthetics_score")), bool(said.get("force_zeros_for_empty_prompt", True))
     return PromptXL(clips, times=times, size=(size, size), refiner=refiner, zeros=zeros)
 
@@ -65,19 +59,17 @@ def write_folder(system: System, folder: Path) -> None:
     encoder, net = system.encoders["prompt"], system.denoiser.net
     assert isinstance(net, UNet) and isinstance(system.codec, Latent)
     saved = Saved(folder, _pipeline(encoder, net.config.in_channels), system)
-    write_net(net, saved.part("unet", unet.KIND), unet.KIND)
-    vae.write_codec(system.codec, saved.part("vae", vae.KIND))
     more = {"sample_size": system.defaults.size[0] // system.codec.factor}
     if isinstance(encoder, PromptXL):
-        clips = [None] * (2 - len(encoder.clips)) + [*encoder.clips]
-        for name, clip in zip(("", "_2"), clips, strict=True):
+        for name, clip in zip(("", "_2"), [None] * (2 - len(encoder.clips)) + [*encoder.clips], strict=True):
             saved.encoder(clip, name)
         more["addition_time_embed_dim"] = encoder.times
         said: dict[str, Any] = {"requires_aesthetics_score": encoder.refiner, "force_zeros_for_empty_prompt": encoder.zeros}
     else:
-        saved.encoder(encoder, "")  # type: ignore[arg-type]
+        saved.encoder(encoder)
         said = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    write_json(folder / "unet" / "config.json", read_json(folder / "unet" / "config.json") | more)
+    saved.net("unet", net, unet.KIND, **more)
+    saved.codec("vae", system.codec, vae.KIND)
     saved.close(**said)
 
 

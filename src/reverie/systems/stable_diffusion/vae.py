@@ -1,15 +1,11 @@
 """The KL autoencoder as diffusers' folders have it: configuration and names of the weights."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from reverie.codec import Latent
 from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
-from reverie.systems.folders import Kind, read_json, read_net, write_json, write_net
+from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 
 READ = {
@@ -120,23 +116,3 @@ def said(c: AutoencoderConfig) -> dict[str, Any]:
 
 
 KIND = Kind(name="AutoencoderKL", build=Autoencoder, config=config, said=said, layout=layout)
-
-
-def read_codec(part: Path) -> Latent:
-    """The autoencoder of a folder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor."""
-    net, told = read_net(part, KIND), read_json(part / "config.json")
-    with torch.device("meta"):
-        codec = Latent(net.config)
-    codec.net = net
-    codec.scale = torch.full((net.config.latent,), 1 / float(told.get("scaling_factor") or 0.18215))
-    codec.shift = torch.full((net.config.latent,), float(told.get("shift_factor") or 0.0))
-    return codec.eval().requires_grad_(False)
-
-
-def write_codec(codec: Latent, part: Path) -> None:
-    """The codec as diffusers reads it, which has one scale and one shift for all channels."""
-    write_net(codec.net, part, KIND)
-    if len(set(codec.scale.tolist())) > 1 or len(set(codec.shift.tolist())) > 1:
-        raise UserError("diffusers knows one scale and one shift for all channels of a latent: this codec cannot be written for it")
-    numbers = {"scaling_factor": 1 / float(codec.scale[0]), "shift_factor": float(codec.shift[0])}
-    write_json(part / "config.json", read_json(part / "config.json") | numbers)

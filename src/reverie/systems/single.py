@@ -1,0 +1,145 @@
+"""Single files as the publishers wrote them: all parts of a system in one set of tensors, told apart by how their names begin.
+
+A file has no configuration; which system it is, and of what shape, its keys and shapes tell. What it lacks (an encoder, the words
+of T5) is taken from a folder in diffusers' layout, where one is named.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from reverie.encode import from_tensors
+from reverie.encode.clip import Clip
+from reverie.errors import UserError
+from reverie.files import load_tensors
+from reverie.systems import pickles
+from reverie.systems.folders import STRICT, Folder, Trust, fingerprint
+from reverie.systems.names import Layout, filled, renamed
+
+MOST = 200_000
+"""Tensors that a file may hold; the largest published systems have some 5,000."""
+
+
+@dataclass(frozen=True)
+class Single:
+    """A file that is read. beside: a folder with the parts that it lacks."""
+
+    path: Path
+    trust: Trust = STRICT
+    beside: Folder | None = None
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All of them, mapped from the disk."""
+        if not pickles.is_pickle(self.path):
+            return load_tensors(self.path)[0]
+        pickles.refuse_unless(self.trust.pickled, self.path)
+        return pickles.tensors(self.path)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Their shapes."""
+        if len(self.tensors) > MOST:
+            raise UserError(f"{self.path} holds {len(self.tensors)} tensors, which no model has: get it again")
+        return {k: tuple(v.shape) for k, v in self.tensors.items()}
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What its header says of it; nothing for a pickle."""
+        if pickles.is_pickle(self.path):
+            return {}
+        with safetensors.safe_open(self.path, "pt") as handle:
+            return dict(handle.metadata() or {})
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, without the beginning."""
+        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def net(self, prefix: str, config: Any, build: Any, layout: Layout) -> Any:
+        """The net of this part, ready for use, in float32."""
+        with torch.device("meta"):
+            net = build(config)
+        return filled(net, self.part(prefix), layout, f"{self.path}: {prefix.rstrip('.') or 'the net'}", self.trust.partial)
+
+    def clip(self, prefix: str, *, layers: int = 0, projected: bool = False, quick: bool | None = None, **options: Any) -> Clip:
+        """The text encoder of this part, by transformers' names or by OpenCLIP's, which are told apart here.
+
+        layers: how many are used, 0 = all. projected: its pooled vector is. quick: its activation is CLIP's own; None = where the
+        names are transformers'. options: as of `Clip`.
+        """
+        found = self.part(prefix)
+        inner = {k.removeprefix(INNER): v for k, v in found.items() if k.startswith(INNER) and not k.endswith("position_ids")}
+        named = f"{INNER}{TEXT}{EMBEDDINGS}.token_embedding.weight" in found
+        theirs = {k.removeprefix(TEXT): v for k, v in inner.items()} if named else {}
+        tensors, layout = (theirs, _same) if theirs else (_turned(found), open_clip)
+        asked = layout if theirs else lambda name: str(layout(name)).partition("[")[0]
+        try:
+            words, width = tensors[asked(f"{EMBEDDINGS}.token_embedding.weight")].shape
+            hidden = len(tensors[asked(f"{LAYERS}.0.mlp.fc1.weight")])
+            deep = 1 + max(int(m[1]) for k in tensors if (m := re.search(r"(?:layers|resblocks)\.(\d+)\.", k)))
+            into = len(tensors["text_projection.weight"]) if projected else None
+        except (KeyError, ValueError):
+            raise UserError(f"{self.path}: {prefix.rstrip('.')} is no text encoder of CLIP: get it again") from None
+        layers = min(layers or deep, deep)
+        kept = {k: v for k, v in tensors.items() if not (m := re.search(r"(?:layers|resblocks)\.(\d+)\.", k)) or int(m[1]) < layers}
+        if not projected:
+            kept.pop("text_projection.weight", None)
+        where = f"{self.path}: {prefix.rstrip('.')}"
+        shape: dict[str, Any] = {"words": words, "width": width, "hidden": hidden, "layers": layers, "projected": into}
+        fill = partial(filled, tensors=kept, layout=layout, what=where, partial=self.trust.partial)
+        return from_tensors.clip(fill, **shape, quick=bool(theirs) if quick is None else quick, **options)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file, as other tools have it."""
+        return fingerprint([self.path])
+
+    def lacking(self, part: str) -> Folder:
+        """The folder with the parts that the file lacks; UserError where none was named."""
+        if self.beside is None:
+            raise UserError(
+                f"{self.path} holds no {part}: name a folder in diffusers' layout that has it, of any model of the same system, "
+                "with --parts"
+            )
+        return self.beside
+
+
+INNER = "transformer."
+TEXT = "text_model."
+"""What stands before most names of transformers' text encoders, in files always, and in memory by the version and the class."""
+EMBEDDINGS, LAYERS = "embeddings", "encoder.layers"
+
+open_clip = renamed(
+    (
+        (r"^(?:text_model\.)?embeddings\.token_embedding\.", "token_embedding."),
+        (r"^(?:text_model\.)?embeddings\.position_embedding\.weight$", "positional_embedding"),
+        (r"^(?:text_model\.)?final_layer_norm\.", "ln_final."),
+        (r"^(?:text_model\.)?encoder\.layers\.", "transformer.resblocks."),
+        (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+        (r"\.self_attn\.q_proj\.(\w+)$", r".attn.in_proj_\1[0]"),
+        (r"\.self_attn\.k_proj\.(\w+)$", r".attn.in_proj_\1[1]"),
+        (r"\.self_attn\.v_proj\.(\w+)$", r".attn.in_proj_\1[2]"),
+        (r"\.layer_norm([12])\.", r".ln_\1."),
+        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    )
+)
+"""OpenCLIP's names of transformers' text encoder."""
+
+
+def _same(name: str) -> str:
+    return name.removeprefix(TEXT)
+
+
+def _turned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's text encoder with its projection as a layer has it, which is stored turned there, and without what others use."""
+    inner = {k.removeprefix("model."): v for k, v in tensors.items()}
+    made = {k: v for k, v in inner.items() if k not in ("text_projection", "logit_scale", "attn_mask")}
+    return made | ({"text_projection.weight": inner["text_projection"].T} if "text_projection" in inner else {})

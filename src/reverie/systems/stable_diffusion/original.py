@@ -1,0 +1,164 @@
+"""The publishers' names of Stable Diffusion's weights, as in the original single files, and the shapes that such tensors tell.
+
+A single file has no configuration: what a net looks like is read from the names and shapes of its tensors.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from reverie.nets.autoencoder import AutoencoderConfig
+from reverie.nets.unet import UNetConfig
+from reverie.systems.names import Layout, renamed
+
+Shapes = Mapping[str, tuple[int, ...]]
+HEADS, HEAD = 8, 64
+"""Heads of Stable Diffusion 1, and the width of a head of all later ones: no tensor tells them."""
+
+
+def unet(c: UNetConfig) -> Layout:
+    """The names for a U-Net of this shape: its blocks are numbered through, from input_blocks.0.0 on."""
+    last = 2 if c.middle else 1
+    return renamed(
+        (
+            *((rf"^{ours}\.", f"{theirs}.") for ours, theirs in _blocks(c)),
+            (r"^stem\.", "input_blocks.0.0."),
+            (r"^norm\.", "out.0."),
+            (r"^head\.", "out.2."),
+            (r"^time\.mlp\.([02])\.", r"time_embed.\1."),
+            (r"^vector\.([02])\.", r"label_emb.0.\1."),
+            (r"^middle\.res\.0\.", "middle_block.0."),
+            (r"^bottom\.", "middle_block.1."),
+            (r"^middle\.res\.1\.", f"middle_block.{last}."),
+            (r"\.norm1\.(weight|bias)$", r".in_layers.0.\1"),
+            (r"\.conv1\.", ".in_layers.2."),
+            (r"\.emb\.", ".emb_layers.1."),
+            (r"\.norm2\.(weight|bias)$", r".out_layers.0.\1"),
+            (r"\.conv2\.", ".out_layers.3."),
+            (r"\.skip\.", ".skip_connection."),
+            (r"(\.blocks\.\d+)\.in_layers\.0\.", r"\1.norm1."),  # norms of the transformers are called as ours
+            (r"(\.blocks\.\d+)\.out_layers\.0\.", r"\1.norm2."),
+            (r"\.enter\.", ".proj_in."),
+            (r"\.leave\.", ".proj_out."),
+            (r"\.blocks\.", ".transformer_blocks."),
+            (r"\.self_attention\.", ".attn1."),
+            (r"\.cross_attention\.", ".attn2."),
+            (r"\.(attn[12])\.([qkv])\.", r".\1.to_\2."),
+            (r"\.(attn[12])\.out\.", r".\1.to_out.0."),
+            (r"\.feed_forward\.up\.", ".ff.net.0.proj."),
+            (r"\.feed_forward\.down\.", ".ff.net.2."),
+        )
+    )
+
+
+def _blocks(c: UNetConfig) -> Iterator[tuple[str, str]]:
+    place, levels = 1, len(c.mult)
+    for i in range(levels):
+        for j in range(c.blocks):
+            yield rf"down\.{i}\.res\.{j}", f"input_blocks.{place}.0"
+            yield rf"down\.{i}\.attention\.{j}", f"input_blocks.{place}.1"
+            place += 1
+        if i < levels - 1:
+            yield rf"down\.{i}\.resample\.conv", f"input_blocks.{place}.0.op"
+            place += 1
+    for k, i in enumerate(reversed(range(levels))):
+        for j in range(c.blocks + 1):
+            place = k * (c.blocks + 1) + j
+            yield rf"up\.{k}\.res\.{j}", f"output_blocks.{place}.0"
+            yield rf"up\.{k}\.attention\.{j}", f"output_blocks.{place}.1"
+        yield rf"up\.{k}\.resample", f"output_blocks.{place}.{2 if i in c.attention else 1}"
+
+
+def unet_of(shapes: Shapes) -> UNetConfig:
+    """The shape of the U-Net that has these tensors; KeyError where they are no U-Net's."""
+    channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
+    levels: list[list[int]] = [[]]  # for each block the depth of its transformer, 0 = none
+    widths: list[int] = []
+    for place in range(1, 1000):
+        if f"input_blocks.{place}.0.op.weight" in shapes:
+            levels.append([])
+        elif (key := f"input_blocks.{place}.0.in_layers.2.weight") in shapes:
+            widths[len(levels) - 1 :] = [shapes[key][0]]
+            levels[-1].append(_count(shapes, rf"input_blocks\.{place}\.1\.transformer_blocks\.(\d+)\."))
+        else:
+            break
+    depth, bottom = [level[0] for level in levels], _count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    context = shapes[next(k for k in shapes if k.endswith("attn2.to_k.weight"))][1]
+    vector = shapes.get("label_emb.0.0.weight")
+    return UNetConfig(
+        in_channels=in_channels,
+        out_channels=shapes["out.2.weight"][0],
+        channels=channels,
+        mult=tuple(w // channels for w in widths),
+        blocks=len(levels[0]),
+        attention=tuple(i for i, n in enumerate(depth) if n),
+        heads=HEADS,
+        head_width=None if context == CLIP_L else HEAD,
+        depth=tuple([*(n or 1 for n in depth[:-1]), bottom]),
+        context_dim=context,
+        vector_dim=vector[1] if vector else None,
+    )
+
+
+CLIP_L = 768
+
+
+def vae(c: AutoencoderConfig) -> Layout:
+    """The names for a KL autoencoder of this shape; their decoder counts its levels from the largest picture."""
+    last = 2 if c.attention else 1
+    return renamed(
+        (
+            *((rf"^{ours}\.", f"{theirs}.") for ours, theirs in _levels(c)),
+            (r"\.middle\.0\.", ".mid.block_1."),
+            (rf"\.middle\.{last}\.", ".mid.block_2."),
+            (r"\.middle\.1\.", ".mid.attn_1."),
+            (r"^quant\.", "quant_conv."),
+            (r"^unquant\.", "post_quant_conv."),
+            (r"^(\w+)\.stem\.", r"\1.conv_in."),
+            (r"^(encoder|decoder)\.norm\.", r"\1.norm_out."),
+            (r"^(encoder|decoder)\.head\.", r"\1.conv_out."),
+            (r"\.skip\.", ".nin_shortcut."),
+            (r"\.attention\.out\.", ".proj_out."),
+            (r"\.attention\.([qkv])\.", r".\1."),
+        )
+    )
+
+
+def _levels(c: AutoencoderConfig) -> Iterator[tuple[str, str]]:
+    place, levels = 0, len(c.mult)
+    for i in range(levels):
+        for j in range(c.blocks):
+            yield rf"encoder\.body\.{place}", f"encoder.down.{i}.block.{j}"
+            place += 1
+        if i < levels - 1:
+            yield rf"encoder\.body\.{place}", f"encoder.down.{i}.downsample"
+            place += 1
+    place = 0
+    for i in reversed(range(levels)):
+        for j in range(c.blocks + 1):
+            yield rf"decoder\.body\.{place}", f"decoder.up.{i}.block.{j}"
+            place += 1
+        if i:
+            yield rf"decoder\.body\.{place}", f"decoder.up.{i}.upsample"
+            place += 1
+
+
+def vae_of(shapes: Shapes) -> AutoencoderConfig:
+    """The shape of the autoencoder that has these tensors; KeyError where they are none's."""
+    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
+    blocks = 1 + max(int(m[1]) for k in shapes if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", k)))
+    levels = 1 + max(int(m[1]) for k in shapes if (m := re.match(r"encoder\.down\.(\d+)\.", k)))
+    widths = [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
+    return AutoencoderConfig(
+        in_channels=in_channels,
+        channels=channels,
+        mult=tuple(w // channels for w in widths),
+        blocks=blocks,
+        latent=shapes["decoder.conv_in.weight"][1],
+        attention="encoder.mid.attn_1.q.weight" in shapes,
+        quant="quant_conv.weight" in shapes,
+    )
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many are numbered through; 0 for none."""
+    return 1 + max((int(m[1]) for k in shapes if (m := re.match(pattern, k))), default=-1)
