@@ -7,6 +7,7 @@ from paths import F64, PATHS, mixture
 from reverie.denoiser import Cond, Denoiser, OneByOne
 from reverie.guide import cfg
 from reverie.nets.dit import DiT, DiTConfig
+from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.nets.precision import quick_dtype
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
@@ -129,6 +130,7 @@ def test_law_8_strict_pictures_do_not_change_by_a_bit():
 
 NETS = {
     "dit": DiT(DiTConfig(in_channels=3, size=32, patch=4, width=256, depth=4, heads=4, context_dim=512, vector_dim=64)),
+    "mmdit": MMDiT(MMDiTConfig(in_channels=3, patch=4, width=384, depth=2, single=1, context_dim=768, vector_dim=64)),
     "unet": UNet(UNetConfig(channels=64, mult=(1, 2, 8), blocks=1, attention=(1, 2), context_dim=768, vector_dim=64)),
 }
 
@@ -141,6 +143,8 @@ def test_law_8_nets_in_bfloat16_do_not_look_at_the_batch(name):
     for p in net.parameters():
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=p[0].numel() ** -0.5, generator=make)
+        else:  # a bias of 0 would hide where it is added: before or after rounding
+            p.add_(torch.randn(p.shape, generator=make), alpha=0.1)
     x, t, vector = (
         torch.randn(6, 3, 32, 32, generator=make),
         1000 * torch.rand(6, generator=make),

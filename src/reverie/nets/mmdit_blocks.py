@@ -139,8 +139,9 @@ class JointBlock(nn.Module):
         turn = None if turn is None else turn[:, n:]
         (a, told), (b, said) = self.image.enter(x, c, turn), self.text.enter(text, c)
         y = together((b, a), seen)  # (B, L + N, D)
-        x = self.image.leave(x, y[:, n:], told, turn)
-        return x, self.text.leave(text, y[:, :n], said) if isinstance(self.text, Stream) else text
+        # rows that do not lie in one piece get their bias after rounding, and only those of a single sample always do
+        x = self.image.leave(x, y[:, n:].contiguous(), told, turn)
+        return x, self.text.leave(text, y[:, :n].contiguous(), said) if isinstance(self.text, Stream) else text
 
 
 class SingleBlock(nn.Module):
