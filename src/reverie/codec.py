@@ -4,16 +4,21 @@ encode: pictures (B, C, H, W) in [-1, 1] -> z;    decode: z -> pictures         
 z = (latent - shift) / scale, per channel, so that the data has mean 0 and deviation 1                        (2)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reverie.card import remembers
+from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
+from reverie.nets.dcae import DCAE, DCAEConfig
 from reverie.nets.precision import inside
+from reverie.nets.tiles import tiled
 from reverie.nets.upsampler import Upsampler, UpsamplerConfig
+from reverie.nets.vq import VQAutoencoder, VQConfig
 
 
 class Codec(Protocol):
@@ -107,17 +112,30 @@ def _divided(height: int, width: int, factor: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
+Net = Autoencoder | VQAutoencoder | DCAE
+NETS: Mapping[type, Callable[..., Net]] = MappingProxyType(
+    {AutoencoderConfig: Autoencoder, VQConfig: VQAutoencoder, DCAEConfig: DCAE}
+)
+"""What a latent's net may be: whatever has `encode`, `decode` and a factor; one line each."""
+
+
 @remembers
 class Latent(nn.Module):
-    """An autoencoder with the latents' measured mean and deviation, eq. (2). autocast: as of `Shrunk`."""
+    """An autoencoder with the latents' measured mean and deviation, eq. (2). autocast: as of `Shrunk`.
+
+    Two ways to spend less memory, each for more time: `tile`, a side in pixels, takes larger pictures tile by tile, with overlaps
+    of a quarter (`nets/tiles.py`); `sliced` takes the pictures of a batch one by one.
+    """
 
     shift: Tensor
     scale: Tensor
     autocast: torch.dtype | None = None
+    tile: int | None = None
+    sliced: bool = False
 
-    def __init__(self, net: AutoencoderConfig) -> None:
+    def __init__(self, net: AutoencoderConfig | VQConfig | DCAEConfig) -> None:
         super().__init__()
-        self.net, self.factor = Autoencoder(net), net.factor
+        self.net, self.factor = NETS[type(net)](net), net.factor
         self.register_buffer("shift", torch.zeros(net.latent))
         self.register_buffer("scale", torch.ones(net.latent))
 
@@ -125,14 +143,35 @@ class Latent(nn.Module):
         return (len(self.shift), *_divided(height, width, self.factor))
 
     def encode(self, x: Tensor) -> Tensor:
-        with inside(self.autocast, x.device):
-            mean = self.net.encode(x)[0]
-        return (mean.to(x.dtype) - self.shift[:, None, None]) / self.scale[:, None, None]
+        z = self._piecewise(self._mean, x, takes=self.factor)
+        return (z - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, z: Tensor) -> Tensor:
+        return self._piecewise(self._picture, z * self.scale[:, None, None] + self.shift[:, None, None], gives=self.factor)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """What a picture is encoded as; of a distribution over latents, its mean."""
+        with inside(self.autocast, x.device):
+            z = self.net.encode(x)
+        return (z[0] if isinstance(z, tuple) else z).to(x.dtype)
+
+    def _picture(self, z: Tensor) -> Tensor:
         with inside(self.autocast, z.device):
-            out = self.net.decode(z * self.scale[:, None, None] + self.shift[:, None, None])
-        return out.to(z.dtype)
+            return self.net.decode(z).to(z.dtype)
+
+    def _piecewise(self, f: Callable[[Tensor], Tensor], x: Tensor, *, takes: int = 1, gives: int = 1) -> Tensor:
+        """f of x, whole or in pieces. UserError where a tile is too small to overlap.
+
+        With the channels innermost a convolution adds up a picture in the same order, whatever else is in the batch.
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.sliced and len(x) > 1:
+            return torch.cat([self._piecewise(f, x[i : i + 1], takes=takes, gives=gives) for i in range(len(x))])
+        if self.tile is None:
+            return f(x)
+        if (places := self.tile // self.factor) < 4:
+            raise UserError(f"tiles of {self.tile} pixels are too small for this codec: give {4 * self.factor} or more")
+        return tiled(f, x, places, places // 4, takes=takes, gives=gives)
 
     def measure(self, batches: Sequence[Tensor]) -> None:
         """Sets shift and scale from pictures."""

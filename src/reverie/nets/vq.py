@@ -21,9 +21,14 @@ from reverie.nets.blocks import expect
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(AutoencoderConfig):
-    """The shape of a `VQAutoencoder`. codes: vectors of the codebook. The rest: as of `AutoencoderConfig`."""
+    """The shape of a `VQAutoencoder`. codes: vectors of the codebook. The rest: as of `AutoencoderConfig`, but nothing straight."""
 
     codes: int = 8192
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.straight:
+            raise ValueError("straight: an autoencoder with codes has no straight path")
 
 
 VQ_F4 = VQConfig(mult=(1, 2, 4), latent=3)
@@ -58,7 +63,8 @@ class Codebook(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, width, h, w) -> its quantised form, eq. (1)."""
-        return z + (self.look_up(self.indices(z)).to(z.dtype) - z).detach()
+        q = self.look_up(self.indices(z)).to(z.dtype)
+        return z + (q - z).detach() if z.requires_grad else q.detach()
 
 
 class VQAutoencoder(nn.Module):

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from reverie.systems.autoencoder.recipe import AUTOENCODER
+from reverie.systems.autoencoder.recipe import AUTOENCODER, DC_AUTOENCODER, VQ_AUTOENCODER
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
 from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
 from reverie.systems.toy.recipe import TOY
 
-RECIPES: Mapping[str, Any] = MappingProxyType(
-    {r.name: r for r in (TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER, FOLDER, AVATARS_READER, FASHION_READER)}
+PRESETS = (
+    *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
+    *(FOLDER, AVATARS_READER, FASHION_READER),
 )
+RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from reverie.codec import Latent, Shrunk
+from reverie.codec import Latent, Net, Shrunk
 from reverie.data.avatars import VALUES, tell
 from reverie.data.pictures import Pictures
 from reverie.encode import Concepts
@@ -13,12 +13,14 @@ from reverie.encode.words import FIRST
 from reverie.errors import UserError
 from reverie.measure.perceptual import perceptual
 from reverie.nets.autoencoder import AutoencoderConfig
+from reverie.nets.dcae import DCAE, DCAEConfig
 from reverie.nets.patchgan import PatchGAN, PatchGANConfig
 from reverie.nets.text import TextConfig
 from reverie.nets.upsampler import UpsamplerConfig
+from reverie.nets.vq import VQAutoencoder, VQConfig
 from reverie.systems.recipe import Preset, channels_last, vocabulary
 from reverie.systems.system import Part
-from reverie.train.autoencoding import Adversary, Autoencoding, begun, variational
+from reverie.train.autoencoding import Adversary, Autoencoding, Rebuild, begun, plain, quantised, scattered, variational
 from reverie.train.jobs import Enlarging
 from reverie.train.loop import Job
 from reverie.train.wording import Wording
@@ -67,13 +69,17 @@ class EnlargerRecipe(Preset):
 class AutoencoderRecipe(Preset):
     """An autoencoder, in whose latents another system's diffusion runs."""
 
-    net: AutoencoderConfig
+    net: AutoencoderConfig | VQConfig | DCAEConfig
     squared: bool = False
     """The error of a pixel is squared; otherwise its size is taken."""
     perceptual: float = 1.0
     """Weight of the distance of features (the extra `metrics`); 0 = none."""
     kl: float = 1e-6
     """Weight of the latents' divergence from noise, for a sum over latents beside a sum over pixels, as published."""
+    codebook: float = 1.0
+    """Weight of the distance between latents and codes, of a net with codes."""
+    commitment: float = 0.25
+    """Within it, how much the codes move towards the latents."""
     adversarial: float = 0.0
     """Weight of the word of a discriminator beside the other errors; 0 = none, 0.5 as published."""
     start: int = 5000
@@ -89,13 +95,20 @@ class AutoencoderRecipe(Preset):
         codec.autocast = self.training.autocast
         critic = PatchGAN(replace(self.critic, in_channels=channels)) if self.adversarial else None
         channels_last(codec)
+        rebuild, price = self._way(codec.net, train.images)
         return Part(codec=codec, about=self.card(pictures)), Autoencoding(
             codec,
-            variational(begun(codec.net, train.images)),
+            rebuild,
             train.images,
             held.images,
-            price=self.kl,
+            price=price,
             squared=self.squared,
             perceptual=(perceptual(), self.perceptual) if self.perceptual else None,
             adversary=Adversary(critic, self.start, self.adversarial) if critic else None,
         )
+
+    def _way(self, net: Net, images: np.ndarray) -> tuple[Rebuild, float]:
+        """How this kind of net is run while it learns, and the weight of its price."""
+        if isinstance(net, VQAutoencoder):
+            return quantised(scattered(net, images), self.commitment), self.codebook
+        return (plain(net), 0.0) if isinstance(net, DCAE) else (variational(begun(net, images)), self.kl)

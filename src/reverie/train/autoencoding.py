@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from reverie.codec import Latent
 from reverie.nets.autoencoder import Autoencoder
+from reverie.nets.dcae import DCAE
 from reverie.nets.precision import inside
+from reverie.nets.vq import VQAutoencoder
 from reverie.train.jobs import to_pictures, to_signal
 from reverie.train.loop import Key
 
@@ -48,6 +50,37 @@ def variational(net: Autoencoder) -> Rebuild:
         return net.decode(z).float(), nats / x[0].numel()
 
     return rebuild
+
+
+def quantised(net: VQAutoencoder, commitment: float = 0.25) -> Rebuild:
+    """The nearest codes. As published code has it, b of (2) stands before what moves the codes, not before what moves z."""
+
+    def rebuild(x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        z = net.encode(x).float()
+        codes = net.codebook.look_up(net.codebook.indices(z))
+        towards, away = (codes.detach() - z).square(), (codes - z.detach()).square()
+        return net.decode(z).float(), (towards + commitment * away).flatten(1).mean(1)
+
+    return rebuild
+
+
+def plain(net: DCAE) -> Rebuild:
+    """The latent as it is, at no price."""
+
+    def rebuild(x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return net.decode(net.encode(x)).float(), x.new_zeros(len(x))
+
+    return rebuild
+
+
+@torch.no_grad()
+def scattered(net: VQAutoencoder, pictures: np.ndarray) -> VQAutoencoder:
+    """A fresh net whose codes begin where latents of some pictures lie: codes that are nearest to nothing are never learnt."""
+    x = to_signal(pictures[:: max(1, len(pictures) // 128)][:128])
+    z = net.encode(x).permute(0, 2, 3, 1).flatten(0, 2)
+    book = net.codebook.weight
+    book.copy_(z[torch.randint(len(z), (len(book),))] + 0.01 * z.std() * torch.randn(book.shape))
+    return net
 
 
 def begun(net: Autoencoder, pictures: np.ndarray, logvar: float = -6.0) -> Autoencoder:
