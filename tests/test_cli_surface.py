@@ -32,7 +32,9 @@ def test_commands():
 
 
 def test_flags():
-    assert names(Generate) == "prompt style count seed steps guidance negative solver grid model height width out batch strict from_ json"
+    assert names(Generate) == (
+        "prompt style count seed steps guidance negative solver grid model height width out batch strict from_ json"
+    )
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out overwrite sheet"
