@@ -12,6 +12,7 @@ begin as the identity: their last layer starts at zero.
 """
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -100,11 +101,22 @@ def mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
 
+def halved(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H/2, W/2): the average of each four pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions and a skip, (B, in, H, W) -> (B, out, H, W).
 
     emb: width of the (already activated) time embedding, None for a block without one. scale_shift: the embedding
-    scales and shifts the second norm, rather than being added before it.
+    scales and shifts the second norm, rather than being added before it. resize: `halved` or `doubled`, done to both ways
+    before the first convolution (Brock et al., arXiv:1809.11096); None keeps the size.
     """
 
     def __init__(
@@ -117,10 +129,11 @@ class ResBlock(nn.Module):
         eps: float = 1e-5,
         dropout: float = 0.0,
         scale_shift: bool = False,
+        resize: Callable[[Tensor], Tensor] | None = None,
         zero: bool = True,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resize = scale_shift, resize
         self.norm1 = GroupNorm(channels, groups, eps=eps, silu=True)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.emb = None if emb is None else nn.Linear(emb, out * (2 if scale_shift else 1))
@@ -130,7 +143,10 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(self.norm1(x))  # (B, out, H, W)
+        h = self.norm1(x)
+        if self.resize is not None:
+            x, h = self.resize(x), self.resize(h)
+        h = self.conv1(h)  # (B, out, H, W)
         if self.emb is None or emb is None:
             h = self.norm2(h)
         elif self.scale_shift:
@@ -282,5 +298,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(doubled(x))
         return out

@@ -2,15 +2,18 @@
 
 Ho et al., "Denoising diffusion probabilistic models", arXiv:2006.11239: a residual network that halves the picture
 level by level, then doubles it again, every feature of the way down being joined to its partner on the way up; self-attention
-where the picture is small; the time embedding enters every residual block. Rombach et al., arXiv:2112.10752, let the
-attention blocks also look at tokens (a prompt). A stem of pixel-unshuffle (Shi et al., arXiv:1609.05158) trades
-resolution for channels at once, which is what makes small nets on a CPU quick.
+where the picture is small; the time embedding enters every residual block. Nichol & Dhariwal, arXiv:2102.09672, let it scale
+and shift the norms, and give the net twice the channels, to learn the variance, too; Dhariwal & Nichol, arXiv:2105.05233, leave
+the changes of size to residual blocks. Rombach et al., arXiv:2112.10752, let the attention blocks also look at tokens (a prompt).
+A stem of pixel-unshuffle (Shi et al., arXiv:1609.05158) trades resolution for channels at once, which is what makes small nets
+on a CPU quick.
 
 With L levels and n blocks a level there are L (n + 1) skips: the stem, n per level, and one per halving; the way up has
-n + 1 residual blocks a level. At level i the width is `channels * mult[i]`; the embedding is `4 * channels` wide.
+n + 1 residual blocks a level. At level i the width is `channels * mult[i]`; the embedding is `4 * channels` wide. The shapes
+of published nets are in `unets.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +28,9 @@ from reverie.nets.blocks import (
     TimeEmbedding,
     Upsample,
     check_tokens,
+    doubled,
     expect,
+    halved,
     mlp,
     zeroed,
 )
@@ -36,20 +41,20 @@ from reverie.nets.norm import GroupNorm
 class UNetConfig:
     """The shape of a `UNet`.
 
-    in_channels, out_channels: of the picture. channels, mult: width at level i is channels * mult[i].
+    in_channels, out_channels: of the picture. channels, mult: width at level i is channels * mult[i], a whole number.
     blocks: residual blocks a level. attention: the levels (0 = full size) that have attention; middle: whether the
     bottom has. heads or head_width: of every attention block; head_width wins. depth: transformer blocks where there
     are tokens, for all levels or one number each; the bottom has as many as the last. context_dim: width of the tokens,
     None for no cross-attention. vector_dim: width of the vector, None where it already has the width of the time
     embedding, 4 * channels. patch: factor of the pixel-unshuffle stem. dropout, groups, eps: of the residual blocks and
-    norms. scale_shift: the embedding scales and shifts. asymmetric: padding of the halvings. sine_first, time_shift:
-    order and frequency shift of the time embedding.
+    norms. scale_shift: the embedding scales and shifts. biggan: residual blocks change the size, and no convolutions.
+    asymmetric: padding of the halvings by convolution. sine_first, time_shift: order and frequency shift of the time embedding.
     """
 
     in_channels: int = 3
     out_channels: int = 3
     channels: int = 128
-    mult: tuple[int, ...] = (1, 2, 2, 2)
+    mult: tuple[float, ...] = (1, 2, 2, 2)
     blocks: int = 2
     attention: tuple[int, ...] = (1,)
     middle: bool = True
@@ -63,6 +68,7 @@ class UNetConfig:
     groups: int = 32
     eps: float = 1e-5
     scale_shift: bool = False
+    biggan: bool = False
     asymmetric: bool = False
     sine_first: bool = False
     time_shift: int = 0
@@ -75,6 +81,17 @@ class UNetConfig:
             raise ValueError(f"depth {self.depth}: give one number for all of the {len(self.mult)} levels, or one each")
         if not all(0 <= i < len(self.mult) for i in self.attention):
             raise ValueError(f"attention {self.attention}: the levels are 0 to {len(self.mult) - 1}")
+        if any(self.channels * m != int(self.channels * m) for m in self.mult):
+            raise ValueError(f"mult {self.mult}: times {self.channels} channels they give no whole numbers")
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels at each level, from the largest picture to the smallest."""
+        return [int(self.channels * m) for m in self.mult]
+
+    def heads_of(self, channels: int) -> int:
+        """Heads of an attention block of this width."""
+        return self.heads if self.head_width is None else channels // self.head_width
 
     @property
     def multiple(self) -> int:
@@ -100,39 +117,39 @@ class Level(nn.Module):
         x = self.res[i](x, emb)
         return self.attention[i](x, tokens, mask) if len(self.attention) else x
 
+    def leave(self, x: Tensor, emb: Tensor) -> Tensor:
+        """The change of resolution, where there is one."""
+        if self.resample is None:
+            return x
+        out: Tensor = self.resample(x, emb) if isinstance(self.resample, ResBlock) else self.resample(x)
+        return out
 
-class UNet(nn.Module):
-    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W).
 
-    H and W must be multiples of patch * 2^(levels - 1). residuals: tensors to add to the skips, in the order of the way
-    down, as many as there are skips, or one more, which is added to the bottom (arXiv:2302.05543).
+class Descent(nn.Module):
+    """The way down and the bottom: what a `UNet` shares with the classifier of noised pictures.
+
+    net(x, t): x (B, C, H, W), t (B,) -> (B, width of the last level, H / multiple, W / multiple).
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = c = config
-        width = [c.channels * m for m in c.mult]
-        emb, area = 4 * c.channels, c.patch * c.patch
+        width, emb = c.widths, 4 * c.channels
         self.time = TimeEmbedding(c.channels, emb, sine_first=c.sine_first, shift=c.time_shift)
         self.vector = None if c.vector_dim is None else mlp(c.vector_dim, emb, emb)
-        self.stem = nn.Conv2d(c.in_channels * area, width[0], 3, padding=1)
+        self.stem = nn.Conv2d(c.in_channels * c.patch**2, width[0], 3, padding=1)
         self.skips = [width[0]]
         self.down = nn.ModuleList(self._down(i, width) for i in range(len(width)))
         self.middle = Level([self._res(width[-1], width[-1]) for _ in range(2)], [], None)
         self.bottom = self._attention(len(width) - 1, width[-1]) if c.middle else None
-        left = list(self.skips)
-        self.up = nn.ModuleList(self._up(i, width, left) for i in reversed(range(len(width))))
-        self.norm = GroupNorm(width[0], c.groups, eps=c.eps, silu=True)
-        self.head = zeroed(nn.Conv2d(width[0], c.out_channels * area, 3, padding=1))
 
-    def _res(self, channels: int, out: int) -> nn.Module:
+    def _res(self, channels: int, out: int, resize: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
         c = self.config
-        kw = {"groups": c.groups, "eps": c.eps}
-        return ResBlock(channels, out, 4 * c.channels, dropout=c.dropout, scale_shift=c.scale_shift, **kw)  # type: ignore[arg-type]
+        kw = {"groups": c.groups, "eps": c.eps, "dropout": c.dropout}
+        return ResBlock(channels, out, 4 * c.channels, scale_shift=c.scale_shift, resize=resize, **kw)  # type: ignore[arg-type]
 
     def _attention(self, i: int, channels: int) -> nn.Module:
-        c = self.config
-        heads = c.heads if c.head_width is None else channels // c.head_width
+        c, heads = self.config, self.config.heads_of(channels)
         if c.context_dim is None:
             return SpatialAttention(channels, heads, groups=c.groups, eps=c.eps)
         depth = c.depth if isinstance(c.depth, int) else c.depth[i]
@@ -145,13 +162,71 @@ class UNet(nn.Module):
         n, last = self.config.blocks, i == len(width) - 1
         res = [self._res(width[max(i - 1, 0)] if j == 0 else width[i], width[i]) for j in range(n)]
         self.skips += [width[i]] * (n if last else n + 1)
-        halve = None if last else Downsample(width[i], asymmetric=self.config.asymmetric)
-        return Level(res, self._attentions(i, width[i], n), halve)
+        attention = self._attentions(i, width[i], n)
+        return Level(res, attention, None if last else self._halve(width[i]))
+
+    def _halve(self, width: int) -> nn.Module:
+        c = self.config
+        return self._res(width, width, halved) if c.biggan else Downsample(width, asymmetric=c.asymmetric)
+
+    def _embed(self, t: Tensor, vector: Tensor | None, batch: int) -> Tensor:
+        emb = self.time(t)  # (B, 4 channels)
+        if vector is not None:
+            expect("vector", vector, batch, self.config.vector_dim or 4 * self.config.channels)
+            emb = emb + (vector if self.vector is None else self.vector(vector))
+        return F.silu(emb)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self._check(x, t)
+        return self._descend(x, self._embed(t, None, x.shape[0]), None, None)[0]
+
+    def _descend(self, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        patch = self.config.patch
+        h = self.stem(F.pixel_unshuffle(x, patch) if patch > 1 else x)
+        skips = [h]
+        for level in self.down:
+            assert isinstance(level, Level)
+            for i in range(len(level.res)):
+                h = level.step(i, h, emb, tokens, mask)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.leave(h, emb)
+                skips.append(h)
+        h = self.middle.step(0, h, emb, None, None)
+        h = h if self.bottom is None else self.bottom(h, tokens, mask)
+        return self.middle.step(1, h, emb, None, None), skips
+
+    def _check(self, x: Tensor, t: Tensor) -> None:
+        expect("x", x, None, self.config.in_channels, None, None)
+        expect("t", t, x.shape[0])
+        step = self.config.multiple
+        if x.shape[2] % step or x.shape[3] % step:
+            raise ValueError(f"x: expected height and width in multiples of {step}, got {tuple(x.shape[2:])}")
+
+
+class UNet(Descent):
+    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W).
+
+    H and W must be multiples of patch * 2^(levels - 1). residuals: tensors to add to the skips, in the order of the way
+    down, as many as there are skips, or one more, which is added to the bottom (arXiv:2302.05543).
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        c, width = config, config.widths
+        left = list(self.skips)
+        self.up = nn.ModuleList(self._up(i, width, left) for i in reversed(range(len(width))))
+        self.norm = GroupNorm(width[0], c.groups, eps=c.eps, silu=True)
+        self.head = zeroed(nn.Conv2d(width[0], c.out_channels * c.patch**2, 3, padding=1))
 
     def _up(self, i: int, width: list[int], left: list[int]) -> Level:
         n, below = self.config.blocks + 1, width[min(i + 1, len(width) - 1)]
         res = [self._res((below if j == 0 else width[i]) + left.pop(), width[i]) for j in range(n)]
-        return Level(res, self._attentions(i, width[i], n), Upsample(width[i]) if i else None)
+        attention = self._attentions(i, width[i], n)
+        return Level(res, attention, self._double(width[i]) if i else None)
+
+    def _double(self, width: int) -> nn.Module:
+        return self._res(width, width, doubled) if self.config.biggan else Upsample(width)
 
     def forward(
         self,
@@ -163,55 +238,27 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        c = self.config
-        self._check(x, t, tokens, mask, residuals)
+        patch = self.config.patch
+        self._check(x, t)
+        check_tokens(tokens, mask, x.shape[0], self.config.context_dim)
+        self._check_residuals(residuals)
         emb = self._embed(t, vector, x.shape[0])
-        h = self.stem(F.pixel_unshuffle(x, c.patch) if c.patch > 1 else x)
-        h, skips = self._descend(h, emb, tokens, mask)
-        h = self.middle.step(0, h, emb, None, None)
-        h = h if self.bottom is None else self.bottom(h, tokens, mask)
-        h = self.middle.step(1, h, emb, None, None)
+        h, skips = self._descend(x, emb, tokens, mask)
         if residuals is not None:
             skips = [s + r for s, r in zip(skips, residuals, strict=False)]
             h = h + residuals[-1] if len(residuals) > len(skips) else h
         y = self.head(self.norm(self._ascend(h, skips, emb, tokens, mask)))
-        return F.pixel_shuffle(y, c.patch) if c.patch > 1 else y
-
-    def _descend(self, h: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        skips = [h]
-        for level in self.down:
-            assert isinstance(level, Level)
-            for i in range(len(level.res)):
-                h = level.step(i, h, emb, tokens, mask)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h)
-                skips.append(h)
-        return h, skips
+        return F.pixel_shuffle(y, patch) if patch > 1 else y
 
     def _ascend(self, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         for level in self.up:
             assert isinstance(level, Level)
             for i in range(len(level.res)):
                 h = level.step(i, torch.cat((h, skips.pop()), 1), emb, tokens, mask)
-            h = h if level.resample is None else level.resample(h)
+            h = level.leave(h, emb)
         return h
 
-    def _embed(self, t: Tensor, vector: Tensor | None, batch: int) -> Tensor:
-        emb = self.time(t)  # (B, 4 channels)
-        if vector is not None:
-            expect("vector", vector, batch, self.config.vector_dim or 4 * self.config.channels)
-            emb = emb + (vector if self.vector is None else self.vector(vector))
-        return F.silu(emb)
-
-    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: Sequence[Tensor] | None) -> None:
-        c = self.config
-        expect("x", x, None, c.in_channels, None, None)
-        expect("t", t, x.shape[0])
-        step = c.multiple
-        if x.shape[2] % step or x.shape[3] % step:
-            raise ValueError(f"x: expected height and width in multiples of {step}, got {tuple(x.shape[2:])}")
-        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+    def _check_residuals(self, residuals: Sequence[Tensor] | None) -> None:
         if residuals is not None and len(residuals) not in (len(self.skips), len(self.skips) + 1):
             n = len(self.skips)
             raise ValueError(f"residuals: expected {n} (one per skip) or {n + 1} (the last for the bottom), got {len(residuals)}")
