@@ -2,15 +2,16 @@
 
 A layout is a function from our key to theirs. Being one name for each of ours, it is turned around by asking it for all keys of a
 net, and whatever is then missing, left over or of another shape is named before a single weight is applied. Where they cut their
-weights otherwise, it says so: `name[1]` is the second of several of ours that they stack, row under row, as one tensor `name`; a
-tuple of names is one of ours of which they keep copies.
+weights otherwise, it says so: `name[1]` is the second of several of ours that they stack, row under row, as one tensor `name`;
+`name[1/4]` is that, too, but they stack a quarter of each of ours, then the next quarter of each, four times over (the queries,
+keys and values of one head after the other); a tuple of names is one of ours of which they keep copies.
 """
 
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,26 @@ Layout = Callable[[str], str | tuple[str, ...]]
 LOG = logging.getLogger("reverie")
 SHOWN = 4
 """Names that an error lists of each kind."""
-PIECE = re.compile(r"(.+)\[(\d+)\]")
+PIECE = re.compile(r"(.+)\[(\d+)(?:/(\d+))?\]")
+
+
+class Stack(NamedTuple):
+    """Our keys that make up one tensor of theirs, in order, and in how many rounds they are stacked."""
+
+    keys: list[str]
+    rounds: int
+
+    def apart(self, tensor: Tensor, own: Mapping[str, Tensor]) -> list[Tensor]:
+        """Their tensor as ours."""
+        if len(self.keys) == 1:
+            return [tensor]
+        sizes = [len(own[key]) // self.rounds for key in self.keys]
+        return [piece.flatten(0, 1) for piece in tensor.unflatten(0, (self.rounds, -1)).split(sizes, 1)]
+
+    def together(self, own: Mapping[str, Tensor]) -> Tensor:
+        """Ours as theirs."""
+        pieces = [own[key].unflatten(0, (self.rounds, -1)) for key in self.keys]
+        return torch.cat(pieces, 1).flatten(0, 1) if len(pieces) > 1 else own[self.keys[0]]
 
 
 def renamed(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
@@ -66,21 +86,21 @@ class Report:
 def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str, partial: bool = False) -> dict[str, Tensor]:
     """Their tensors by our keys, in our shapes. UserError where one is missing, too many, or does not fit, unless `partial`.
 
-    A product of pixels may be stored as a convolution of 1x1, and the other way round: (out, in) and (out, in, 1, 1) are the same.
+    A product of pixels may be stored as a convolution of one place, and the other way round: (out, in), (out, in, 1) and
+    (out, in, 1, 1) are the same.
     """
     own = net.state_dict()
     asked = _asked(own, layout, what)
     missing, left = sorted(asked.keys() - tensors.keys()), sorted(tensors.keys() - asked.keys())
-    wrong = [n for n, keys in asked.items() if n in tensors and _squeezed(tensors[n].shape) != _stacked(own, keys)]
+    wrong = [n for n, stack in asked.items() if n in tensors and _squeezed(tensors[n].shape) != _stacked(own, stack.keys)]
     report = Report(what, len(asked), missing, left, wrong, [n for n in _copies(own, layout, tensors) if n not in wrong])
     if not report.whole and not partial:
         raise UserError(f"{report}; the file is damaged or of another model (what fits can be had with --partial)")
     LOG.log(logging.INFO if report.whole else logging.WARNING, "%s", report)
     found: dict[str, Tensor] = {}
     for name in (n for n in asked if n in tensors and n not in wrong):
-        keys = asked[name]
-        pieces = tensors[name].split([len(own[k]) for k in keys]) if len(keys) > 1 else [tensors[name]]
-        found |= {k: piece.reshape(own[k].shape) for k, piece in zip(keys, pieces, strict=True) if k not in found}
+        pieces = zip(asked[name].keys, asked[name].apart(tensors[name], own), strict=True)
+        found |= {k: piece.reshape(own[k].shape) for k, piece in pieces if k not in found}
     return {key: found[key] for key in own if key in found}
 
 
@@ -103,25 +123,27 @@ def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: 
 def taken(net: nn.Module, layout: Layout, pointwise: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
     """Our weights by their names; those for which `pointwise` says so as convolutions of 1x1."""
     own, out = net.state_dict(), {}
-    for name, keys in _asked(own, layout, "our weights").items():
-        value = torch.cat([own[k] for k in keys]) if len(keys) > 1 else own[keys[0]]
+    for name, stack in _asked(own, layout, "our weights").items():
+        value = stack.together(own)
         out[name] = (value[..., None, None] if pointwise(name) and value.ndim == 2 else value).contiguous()
     return out
 
 
-def _asked(own: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, list[str]]:
+def _asked(own: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, Stack]:
     """{their name: our keys, in the order in which they are stacked}."""
     found: dict[str, dict[int, str]] = {}
+    rounds: dict[str, int] = {}
     for key in own:
         for place in _places(layout, key):
             piece = PIECE.fullmatch(place)
             name, number = (piece[1], int(piece[2])) if piece else (place, 0)
+            rounds[name] = int(piece[3] or 1) if piece else 1
             if found.setdefault(name, {}).setdefault(number, key) != key:
                 raise ValueError(f"{what}: two of our weights would have one name, {place}")
     for name, pieces in found.items():
         if sorted(pieces) != list(range(len(pieces))):
             raise ValueError(f"{what}: of {name} we would fill only the pieces {sorted(pieces)}")
-    return {name: [pieces[i] for i in range(len(pieces))] for name, pieces in found.items()}
+    return {name: Stack([pieces[i] for i in range(len(pieces))], rounds[name]) for name, pieces in found.items()}
 
 
 def _places(layout: Layout, key: str) -> tuple[str, ...]:
@@ -139,13 +161,13 @@ def _copies(own: Mapping[str, Tensor], layout: Layout, tensors: Mapping[str, Ten
 
 
 def _stacked(own: Mapping[str, Tensor], keys: Sequence[str]) -> tuple[int, ...]:
-    """The shape of our weights stacked by rows, a 1x1 convolution taken as the matrix it is."""
+    """The shape of our weights stacked by rows, a convolution of one place taken as the matrix it is."""
     first = _squeezed(own[keys[0]].shape)
     return first if len(keys) == 1 else (sum(len(own[k]) for k in keys), *first[1:])
 
 
 def _squeezed(shape: torch.Size) -> tuple[int, ...]:
-    return tuple(shape[:2]) if len(shape) == 4 and shape[2:] == (1, 1) else tuple(shape)
+    return tuple(shape[:2]) if len(shape) > 2 and all(n == 1 for n in shape[2:]) else tuple(shape)
 
 
 def _some(names: Sequence[str]) -> str:
