@@ -7,9 +7,13 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -183,4 +187,45 @@ def schnell():
     return flux(guided=False)
 
 
-PIPELINES = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "sd3": sd3, "sd35": sd35, "flux-dev": flux, "flux-schnell": schnell}
+def pixart():
+    net = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=48,
+        caption_channels=24,
+        sample_size=128,
+        use_additional_conditions=True,
+    )
+    return PixArtAlphaPipeline(t5_words(), t5(), kl(), awake(net), table())
+
+
+def dit():
+    net = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=16,
+        num_embeds_ada_norm=1000,
+        norm_eps=1e-5,
+    )
+    for block in net.transformer_blocks[1:]:  # as in every file of theirs
+        block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    return DiTPipeline(awake(net), kl(), table(), id2label={k: f"kind {k}" for k in range(1000)})
+
+
+PIPELINES = {
+    "pixart": pixart,
+    "dit": dit,
+    "sd1": sd1,
+    "sd2": sd2,
+    "sdxl": sdxl,
+    "sd3": sd3,
+    "sd35": sd35,
+    "flux-dev": flux,
+    "flux-schnell": schnell,
+}

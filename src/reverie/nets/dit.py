@@ -55,6 +55,11 @@ class DiTConfig:
             )
 
     @property
+    def multiple(self) -> int:
+        """Height and width of the latent are multiples of this."""
+        return self.patch
+
+    @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
 

@@ -47,6 +47,11 @@ class PixArtConfig:
             raise ValueError(f"width must be a multiple of 4, and of 3 where sizes are told: got {self.width}")
 
     @property
+    def multiple(self) -> int:
+        """Height and width of the latent are multiples of this."""
+        return self.patch
+
+    @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
 

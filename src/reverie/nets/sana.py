@@ -50,6 +50,11 @@ class SanaConfig:
         if self.width % self.heads or self.width % self.cross_heads:
             raise ValueError(f"a width of {self.width} cannot be split into {self.heads} and {self.cross_heads} heads")
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of the latent are multiples of this."""
+        return self.patch
+
 
 SANA_16B = SanaConfig()
 SANA_06B = replace(SANA_16B, width=1152, depth=28, heads=36, cross_heads=16)

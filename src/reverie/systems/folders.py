@@ -82,10 +82,20 @@ class Folder:
         """What it says of the process."""
         return self.json("scheduler/scheduler_config.json")
 
+    def config(self, part: str, ours: Callable[[Mapping[str, Any], str], Any]) -> Any:
+        """Our configuration of what theirs describes; whatever is wrong with it is one UserError."""
+        where = f"{self.path / part / 'config.json'}"
+        said = self.json(f"{part}/config.json")
+        try:
+            return ours(said, where)
+        except UserError:
+            raise
+        except Exception as error:  # whatever our configuration says of such values, they are the file's
+            raise UserError(f"{where} describes no such net of ours ({type(error).__name__}: {error}): get it again") from None
+
     def net(self, part: str, kind: Kind) -> Any:
         """A net with its weights, ready for use, in float32."""
-        where = f"{self.path / part / 'config.json'}"
-        config = _asked(kind, self.json(f"{part}/config.json"), where)
+        config = self.config(part, kind.config)
         with torch.device("meta"):
             net = kind.build(config)
         return filled(net, self.tensors(part), kind.layout(config), str(self.path / part), self.trust.partial)
@@ -161,16 +171,6 @@ def latent(net: Any, factor: float, shift: float) -> Latent:
     channels = len(codec.scale)
     codec.scale, codec.shift = torch.full((channels,), 1 / factor), torch.full((channels,), shift)
     return codec.eval().requires_grad_(False)
-
-
-def _asked(kind: Kind, said: Mapping[str, Any], where: str) -> Any:
-    """Our configuration of what theirs describes; whatever is wrong with it is one UserError."""
-    try:
-        return kind.config(said, where)
-    except UserError:
-        raise
-    except Exception as error:  # whatever our configuration says of such values, they are the file's
-        raise UserError(f"{where} describes no {kind.name} of ours ({type(error).__name__}: {error}): get it again") from None
 
 
 def _shards(part: Path, said: Mapping[str, Any], file: Path) -> list[Path]:

@@ -10,11 +10,11 @@ from reverie.systems.folders import STRICT, Folder, Trust
 from reverie.systems.single import Single
 from reverie.systems.system import System
 
-FAMILIES = ("stable_diffusion", "sd3", "flux")
+FAMILIES = ("stable_diffusion", "sd3", "flux", "pixart", "dit")
 """The folders under systems/ whose module `folder` opens PIPELINES, writes what it `holds`, and knows the way there and back."""
 
 
-FILES = ("stable_diffusion", "sd3", "flux")
+FILES = ("stable_diffusion", "sd3", "flux", "dit")
 """Those of them that have a module `single` too, which recognises the publisher's file by its keys, and opens it."""
 
 

@@ -158,3 +158,27 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
         time_shift=1,
         eps=theirs.get("norm_eps", 1e-5),
     )
+
+
+def said(c: DiTConfig, classes: int) -> dict[str, Any]:
+    """The configuration of DiTTransformer2DModel that describes our shape."""
+    if c.context_dim is not None or c.vector_dim is not None or c.mlp_ratio != 4 or c.gelu != "tanh" or c.time_shift != 1:
+        raise UserError(
+            "diffusers' DiTTransformer2DModel has no such transformer (its clock and norms are not the published ones): it cannot "
+            "be written"
+        )
+    return {
+        "num_attention_heads": c.heads,
+        "attention_head_dim": c.width // c.heads,
+        "in_channels": c.in_channels,
+        "out_channels": c.out_channels,
+        "num_layers": c.depth,
+        "sample_size": c.size,
+        "patch_size": c.patch,
+        "num_embeds_ada_norm": classes,
+        "norm_eps": c.eps,
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+    }

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.pixart import PixArtConfig
+from reverie.nets.pixart import PixArt, PixArtConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
 layout = renamed(
@@ -75,3 +76,24 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
         context_dim=theirs["caption_channels"],
         sizes=size == 128 if sizes is None else sizes,
     )
+
+
+def said(c: PixArtConfig) -> dict[str, Any]:
+    """The configuration of PixArtTransformer2DModel that describes our shape."""
+    size = 128 if c.sizes else round(c.span) * c.patch
+    return {
+        "num_attention_heads": c.heads,
+        "attention_head_dim": c.width // c.heads,
+        "in_channels": c.in_channels,
+        "out_channels": c.out_channels,
+        "num_layers": c.depth,
+        "sample_size": size,
+        "patch_size": c.patch,
+        "cross_attention_dim": c.width,
+        "caption_channels": c.context_dim,
+        "interpolation_scale": (size // c.patch) / c.span,
+        "use_additional_conditions": c.sizes,
+    }
+
+
+KIND = Kind(name="PixArtTransformer2DModel", build=PixArt, config=config, said=said, layout=lambda c: layout)

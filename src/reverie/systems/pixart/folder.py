@@ -1,0 +1,46 @@
+"""PixArt-alpha and PixArt-Sigma, from folders in diffusers' layout and back."""
+
+from pathlib import Path
+
+from reverie.codec import Latent
+from reverie.denoiser import Denoiser
+from reverie.systems import schedulers
+from reverie.systems.folders import Folder, Saved
+from reverie.systems.pixart import transformer
+from reverie.systems.pixart.prompt import PromptPixArt
+from reverie.systems.stable_diffusion import vae
+from reverie.systems.system import Sampling, System
+
+PIPELINES = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
+"""What `model_index.json` names, and how many tokens of T5 it reads."""
+
+
+def open_folder(folder: Folder) -> System:
+    """A system from the folder; UserError where a part is missing, damaged or of another kind."""
+    net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", vae.KIND)
+    path, rule, clock = schedulers.process(folder.scheduler)
+    side = codec.factor * int(folder.json("transformer/config.json").get("sample_size") or 128)
+    t5 = folder.t5(length=PIPELINES[str(folder.index["_class_name"])])
+    return System(
+        denoiser=Denoiser(net, path, rule, clock, learned_variance=net.config.learn_sigma),
+        codec=codec,
+        encoders={"prompt": PromptPixArt(t5, (side, side) if net.config.sizes else None)},
+        defaults=Sampling(guidance=4.5, size=(side, side)),
+    )
+
+
+def holds(system: System) -> bool:
+    """Whether a system can be written as a folder by this module."""
+    return isinstance(system.encoders.get("prompt"), PromptPixArt) and isinstance(system.codec, Latent)
+
+
+def write_folder(system: System, folder: Path) -> None:
+    """The system as diffusers reads it."""
+    prompt = system.encoders["prompt"]
+    assert isinstance(prompt, PromptPixArt) and isinstance(system.codec, Latent)
+    names = {length: name for name, length in PIPELINES.items()}
+    saved = Saved(folder, names.get(prompt.length, "PixArtSigmaPipeline"), system)
+    saved.net("transformer", system.denoiser.net, transformer.KIND)
+    saved.codec("vae", system.codec, vae.KIND)
+    saved.encoder(prompt)
+    saved.close()
