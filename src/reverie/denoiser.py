@@ -113,6 +113,8 @@ class Denoiser(nn.Module):
 
     sigma_data: when given, the net's input is x / sqrt(alpha^2 sigma_data^2 + sigma^2).
     learned_variance: the net has twice the channels; the second half interpolates the log variance (arXiv 2102.09672, eq. 15).
+    bound: the data lie in [-bound, bound], and so the clean estimate is kept there, as all samplers of pixels are published; None
+    where nothing is known of it, as in latents.
     autocast: dtype of the inside of the net (torch.bfloat16), or None for its own.
     """
 
@@ -125,12 +127,13 @@ class Denoiser(nn.Module):
         *,
         sigma_data: float | None = None,
         learned_variance: bool = False,
+        bound: float | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.net, self.path, self.rule = net, path, rule
         self.clock = clock if clock is not None else log_snr()
-        self.sigma_data, self.learned_variance, self.autocast = sigma_data, learned_variance, autocast
+        self.sigma_data, self.learned_variance, self.bound, self.autocast = sigma_data, learned_variance, bound, autocast
 
     @property
     def guided(self) -> bool:
@@ -166,7 +169,7 @@ class Denoiser(nn.Module):
         """E[x_0 | x_t] by eq. (1)."""
         t = time(t)
         keep, take = self.solution(t)  # before the net is paid for
-        return like(keep, x) * x + like(take, x) * self.halves(x, t, cond)[0]
+        return self._kept(like(keep, x) * x + like(take, x) * self.halves(x, t, cond)[0])
 
     def with_variance(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
         """E[x_0 | x_t], and where each entry's log variance lies between the ends of `Path.posterior`, as a share."""
@@ -176,13 +179,17 @@ class Denoiser(nn.Module):
         keep, take = self.solution(t)
         output, channels = self.halves(x, t, cond)
         assert channels is not None
-        return like(keep, x) * x + like(take, x) * output, (channels + 1) / 2
+        return self._kept(like(keep, x) * x + like(take, x) * output), (channels + 1) / 2
+
+    def _kept(self, x0: Tensor) -> Tensor:
+        return x0 if self.bound is None else x0.clamp(-self.bound, self.bound)
 
     def solution(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x_0 = keep x + take output; UserError where the output says (almost) nothing about x_0."""
+        """x_0 = keep x + take output; UserError where the output says (almost) nothing about x_0, and no bound keeps it finite."""
         (alpha, sigma), (a, b) = self.path(t), self.rule(self.path, t)
         determinant = alpha * b - sigma * a
-        if bool((determinant.abs() < 1e-4 * b.abs()).any()) or bool((determinant == 0).any()):
+        least = 1e-4 if self.bound is None else 0.0
+        if bool((determinant.abs() < least * b.abs()).any()) or bool((determinant == 0).any()):
             name = getattr(self.rule, "card", {}).get("name", "this rule")
             raise UserError(
                 f"a net trained with the rule '{name}' says nothing about x0 at t = {t.flatten().tolist()}: "

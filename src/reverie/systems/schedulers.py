@@ -48,6 +48,12 @@ def process(said: Mapping[str, Any]) -> tuple[Path, Rule, Clock]:
     return schedules.zero_snr(path) if said.get("rescale_betas_zero_snr") else path, RULES[told](), timestep(steps, -1)
 
 
+def bound(said: Mapping[str, Any]) -> float | None:
+    """Within what the clean estimate is kept; those of DDPM and DDIM do so unless they say otherwise."""
+    usual = said.get("_class_name") in ("DDPMScheduler", "DDIMScheduler")
+    return float(said.get("clip_sample_range", 1.0)) if said.get("clip_sample", usual) else None
+
+
 def grid(said: Mapping[str, Any], usual: str) -> str:
     """The times of the steps that the configuration asks of a flow; `usual` for a table of betas."""
     if not is_flow(said):
@@ -69,6 +75,9 @@ def written(model: Denoiser, grid: str) -> dict[str, Any]:
     rule = model.rule.card["name"]  # type: ignore[attr-defined]
     if inner["name"] not in kinds or rule not in told:
         raise UserError(f"diffusers has no scheduler for the path '{inner['name']}' with the rule '{rule}': it cannot be written")
+    told_time, number = (getattr(clock, "card", None) for clock in (model.clock, timestep(inner["steps"], -1)))
+    if told_time != number:
+        raise UserError(f"diffusers tells nets the number of the step, but this one is told {told_time}: it cannot be written")
     betas = {"beta_start": inner["first"], "beta_end": inner["last"]} if "first" in inner else {}
     return {
         "_class_name": "DDIMScheduler",
@@ -78,7 +87,8 @@ def written(model: Denoiser, grid: str) -> dict[str, Any]:
         "prediction_type": told[rule],
         "rescale_betas_zero_snr": whole,
         "timestep_spacing": "trailing" if whole else "leading",
-        "clip_sample": False,
+        "clip_sample": model.bound is not None,
+        "clip_sample_range": model.bound or 1.0,
         "set_alpha_to_one": False,
         "steps_offset": 1,
     }

@@ -69,11 +69,13 @@ def denoiser_card(model: Denoiser) -> Card:
         "clock": card_of(model.clock),
         "sigma_data": model.sigma_data,
         "learned_variance": model.learned_variance,
+        "bound": model.bound,
     }
 
 
 def build_denoiser(card: Any, where: str) -> Denoiser:
-    _only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance"), where)
+    card = {"bound": None, **card} if isinstance(card, Mapping) else card  # which the first files do not speak of
+    _only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance", "bound"), where)
     with EMPTY:
         net = build_net(rebuild(card["net"], NETS, f"{where}.net"))
     return Denoiser(
@@ -83,6 +85,7 @@ def build_denoiser(card: Any, where: str) -> Denoiser:
         rebuild(card["clock"], CLOCKS, f"{where}.clock"),
         sigma_data=rebuild(card["sigma_data"], (), f"{where}.sigma_data", float | None),
         learned_variance=rebuild(card["learned_variance"], (), f"{where}.learned_variance", bool),
+        bound=rebuild(card["bound"], (), f"{where}.bound", float | None),
     )
 
 
