@@ -5,6 +5,7 @@ import string
 import torch
 import transformers
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DiTPipeline,
@@ -14,6 +15,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -218,7 +221,56 @@ def dit():
     return DiTPipeline(awake(net), kl(), table(), id2label={k: f"kind {k}" for k in range(1000)})
 
 
+def gemma():
+    net = transformers.Gemma2Config(
+        vocab_size=len(t5_words()),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+    )
+    return transformers.Gemma2Model(net).eval()
+
+
+def sana(**options):
+    net = SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=24,
+        sample_size=16,
+        **options,
+    )
+    codec = AutoencoderDC(
+        latent_channels=8,
+        attention_head_dim=8,
+        encoder_block_types=["ResBlock", "EfficientViTBlock"],
+        decoder_block_types=["ResBlock", "EfficientViTBlock"],
+        encoder_block_out_channels=(16, 32),
+        decoder_block_out_channels=(16, 32),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        upsample_block_type="interpolate",
+        downsample_block_type="conv",
+        scaling_factor=0.41407,
+    )
+    return SanaPipeline(t5_words(), gemma(), awake(codec), awake(net), FlowMatchEulerDiscreteScheduler())
+
+
 PIPELINES = {
+    "sana": sana,
     "pixart": pixart,
     "dit": dit,
     "sd1": sd1,

@@ -5,7 +5,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline, FluxPipeline, PixArtAlphaPipeline
+from diffusers import DiTPipeline, FluxPipeline, PixArtAlphaPipeline, SanaPipeline
 from published import PIPELINES
 
 from reverie.rng import Rng
@@ -13,7 +13,7 @@ from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.foreign import open_folder, write_folder
 from reverie.tasks.generate import Preview, run, settle
 
-SIZE = (32, 48)
+SIZE = (32, 64)
 PROMPT, NEGATIVE = "a red fox, 2 hats", "rain"
 
 
@@ -25,6 +25,8 @@ def written(request, tmp_path_factory):
     theirs.set_progress_bar_config(disable=True)
     folder = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
+    if request.param == "sana":
+        (folder / "instruction.txt").write_text("draw this, and 1 more, as it is told ")
     return theirs, folder, open_folder(folder)
 
 
@@ -66,6 +68,16 @@ def of_pixart(pipeline, system, negative, said):
     return with_words(pipeline, system, negative or "", said | {"use_resolution_binning": False, "clean_caption": False})
 
 
+def of_sana(pipeline, system, negative, said):
+    """The scheduler takes our times only as the sigmas of Euler's method, which on this path is DDIM."""
+    told = {
+        "use_resolution_binning": False,
+        "clean_caption": False,
+        "complex_human_instruction": [system.prompt_encoder.instruction],
+    }
+    return with_words(pipeline, system, negative or "", said | told)
+
+
 def of_flux(pipeline, system, negative, said):
     start = noise(system)
     said |= {"prompt": PROMPT, "height": SIZE[0], "width": SIZE[1], "max_sequence_length": system.prompt_encoder.t5.length}
@@ -81,7 +93,7 @@ def of_dit(pipeline, system, negative, said):
         return None, pipeline(class_labels=[7], output_type="np", **said).images[0] * 255
 
 
-REFERENCES = {FluxPipeline: of_flux, PixArtAlphaPipeline: of_pixart, DiTPipeline: of_dit}
+REFERENCES = {SanaPipeline: of_sana, FluxPipeline: of_flux, PixArtAlphaPipeline: of_pixart, DiTPipeline: of_dit}
 
 
 def close(a, b):

@@ -57,7 +57,7 @@ def _class(kind: str) -> Callable[..., Any]:
     return made
 
 
-def write(read: Clip | T5, folder: Path, name: str = "") -> dict[str, list[str]]:
+def write(read: Any, folder: Path, name: str = "") -> dict[str, list[str]]:
     """An encoder and its tokenizer as the parts text_encoder and tokenizer of a folder; the lines of its model_index.json."""
     parts = {f"text_encoder{name}": read.net, f"tokenizer{name}": read.tokenizer}
     for part, made in parts.items():

@@ -217,16 +217,17 @@ class Saved:
         """An autoencoder as diffusers reads it, which has one scale and one shift for all channels."""
         if len(set(codec.scale.tolist())) > 1 or len(set(codec.shift.tolist())) > 1:
             raise UserError("diffusers knows one scale and one shift for all channels of a latent: this codec cannot be written")
-        self.net(name, codec.net, kind, scaling_factor=1 / float(codec.scale[0]), shift_factor=float(codec.shift[0]))
+        shift = {"shift_factor": float(codec.shift[0])} if codec.shift.any() else {}  # not all kinds know one
+        self.net(name, codec.net, kind, scaling_factor=1 / float(codec.scale[0]), **shift)
 
     def encoder(self, read: Any, number: str = "") -> None:
         """A text encoder and its tokenizer; none is said to be none."""
         nothing = {f"{part}{number}": [None, None] for part in ("text_encoder", "tokenizer")}
         self.parts |= nothing if read is None else from_folder.write(read, self.folder, number)
 
-    def close(self, **more: Any) -> None:
-        """The folder is whole: its index is written last."""
-        said = schedulers.written(self.system.denoiser, self.system.defaults.grid)
+    def close(self, scheduler: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """The folder is whole: its index is written last. scheduler: what its configuration says otherwise."""
+        said = {**schedulers.written(self.system.denoiser, self.system.defaults.grid), **(scheduler or {})}
         write_json(self.folder / "scheduler" / "scheduler_config.json", said)
         parts = self.parts | {"scheduler": ["diffusers", said["_class_name"]]} | more
         write_json(self.folder / "model_index.json", {"_class_name": self.pipeline, **parts})

@@ -10,7 +10,7 @@ from reverie.systems.folders import STRICT, Folder, Trust
 from reverie.systems.single import Single
 from reverie.systems.system import System
 
-FAMILIES = ("stable_diffusion", "sd3", "flux", "pixart", "dit")
+FAMILIES = ("stable_diffusion", "sd3", "flux", "pixart", "dit", "sana")
 """The folders under systems/ whose module `folder` opens PIPELINES, writes what it `holds`, and knows the way there and back."""
 
 

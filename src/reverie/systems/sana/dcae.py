@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.dcae import DCAEConfig
+from reverie.nets.dcae import DCAE, DCAEConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 
 SIZES = {("conv", "interpolate"): False, ("pixel_unshuffle", "pixel_shuffle"): True}
@@ -100,3 +101,24 @@ def layout(c: DCAEConfig) -> Layout:
             (r"(blocks\.\d+\.\d+)\.1\.norm\.", r"\1.conv_out.norm."),
         ]
     )
+
+
+def said(c: DCAEConfig) -> dict[str, Any]:
+    """The configuration of AutoencoderDC that describes our shape."""
+    kinds = ["EfficientViTBlock" if i in c.attend else "ResBlock" for i in range(len(c.widths))]
+    scales = [list(c.scales) if i in c.attend else [] for i in range(len(c.widths))]
+    down, up = ("pixel_unshuffle", "pixel_shuffle") if c.shuffle else ("conv", "interpolate")
+    both = {"block_types": kinds, "block_out_channels": list(c.widths), "qkv_multiscales": scales}
+    return {
+        "in_channels": c.in_channels,
+        "latent_channels": c.latent,
+        "attention_head_dim": c.head,
+        "downsample_block_type": down,
+        "upsample_block_type": up,
+        "encoder_layers_per_block": list(c.encoder),
+        "decoder_layers_per_block": list(c.decoder),
+        **{f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in both.items()},
+    }
+
+
+KIND = Kind(name="AutoencoderDC", build=DCAE, config=config, said=said, layout=layout)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.sana import SanaConfig
+from reverie.nets.sana import Sana, SanaConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
 layout = renamed(
@@ -70,3 +71,30 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
         qk_norm=norm is not None,
         span=None if scale is None else theirs["sample_size"] // theirs["patch_size"] / scale,
     )
+
+
+def said(c: SanaConfig) -> dict[str, Any]:
+    """The configuration of SanaTransformer2DModel that describes our shape."""
+    if c.span is not None:
+        raise UserError(
+            "the positions of Sana's nets for 2K and 4K are not written: diffusers derives them from the size in its file"
+        )
+    return {
+        "in_channels": c.in_channels,
+        "out_channels": c.in_channels,
+        "patch_size": c.patch,
+        "num_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "attention_head_dim": c.width // c.heads,
+        "num_cross_attention_heads": c.cross_heads,
+        "cross_attention_head_dim": c.width // c.cross_heads,
+        "cross_attention_dim": c.width,
+        "caption_channels": c.context_dim,
+        "mlp_ratio": c.mlp_ratio,
+        "sample_size": 32,
+        "interpolation_scale": None,
+        "qk_norm": "rms_norm_across_heads" if c.qk_norm else None,
+    }
+
+
+KIND = Kind(name="SanaTransformer2DModel", build=Sana, config=config, said=said, layout=lambda c: layout, pointwise=pointwise)
