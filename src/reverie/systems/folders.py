@@ -22,6 +22,7 @@ from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors, write_whole
 from reverie.systems import pickles, schedulers
 from reverie.systems.names import Layout, filled, taken
+from reverie.systems.opening import USUAL, Opening
 from reverie.systems.system import System
 
 STEMS = ("diffusion_pytorch_model", "model")
@@ -45,23 +46,12 @@ class Kind:
     pointwise: Callable[[str], bool] = lambda name: False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trust:
-    """What is accepted of files of others. partial: weights that are missing or fit nowhere. pickled: pickles of tensors."""
-
-    partial: bool = False
-    pickled: bool = False
-
-
-STRICT = Trust()
-
-
 @dataclass(frozen=True)
 class Folder:
     """A folder that is read."""
 
     path: Path
-    trust: Trust = STRICT
+    opening: Opening = USUAL
 
     @property
     def index(self) -> dict[str, Any]:
@@ -94,11 +84,11 @@ class Folder:
             raise UserError(f"{where} describes no such net of ours ({type(error).__name__}: {error}): get it again") from None
 
     def net(self, part: str, kind: Kind) -> Any:
-        """A net with its weights, ready for use, in float32."""
+        """A net with its weights, as they lie in the file."""
         config = self.config(part, kind.config)
         with torch.device("meta"):
             net = kind.build(config)
-        return filled(net, self.tensors(part), kind.layout(config), str(self.path / part), self.trust.partial)
+        return filled(net, self.tensors(part), kind.layout(config), str(self.path / part), self.opening.partial)
 
     def codec(self, part: str, kind: Kind) -> Latent:
         """An autoencoder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor."""
@@ -130,7 +120,7 @@ class Folder:
                 if (file := place / f"{stem}.safetensors.index{variant}.json").is_file():
                     return _shards(place, read_json(file), file)
         if found := sorted(p for p in place.glob("*") if pickles.is_pickle(p)):
-            pickles.refuse_unless(self.trust.pickled, found[0])
+            pickles.refuse_unless(self.opening.allow_pickle, found[0])
             return found
         raise UserError(f"{place} holds no weights: {STEMS[0]}.safetensors or {STEMS[1]}.safetensors is missing")
 

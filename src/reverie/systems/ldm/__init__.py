@@ -1,1 +1,1 @@
-"""Latent diffusion (arXiv:2112.10752): its vector-quantised autoencoders."""
+"""Latent diffusion (arXiv:2112.10752), of nothing in particular and of classes, with its vector-quantised autoencoders."""

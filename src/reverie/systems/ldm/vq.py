@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.nets.vq import VQConfig
+from reverie.nets.vq import VQAutoencoder, VQConfig
+from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 from reverie.systems.stable_diffusion import vae
 
 READ = {
     *("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups"),
     *("down_block_types", "up_block_types", "mid_block_add_attention", "num_vq_embeddings", "vq_embed_dim"),
-    *("sample_size", "scaling_factor", "force_upcast"),
+    *("sample_size", "scaling_factor", "shift_factor", "force_upcast"),
 }
 """What of their configuration is looked at, or changes nothing in the function of the net."""
 AS_OURS = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False}
@@ -44,3 +45,14 @@ def layout(c: VQConfig) -> Layout:
     """The names for an autoencoder of this shape."""
     rest, book = vae.layout(c), renamed([(r"^codebook\.", "quantize.embedding.")])
     return lambda key: rest(book(key))
+
+
+def said(c: VQConfig) -> dict[str, Any]:
+    """The configuration of VQModel that describes our shape."""
+    if not c.quant:
+        raise UserError("diffusers' VQModel has convolutions of one place on either side of its codes: this autoencoder has none")
+    told = {k: v for k, v in vae.said(c).items() if not k.startswith("use_")}
+    return {**told, "num_vq_embeddings": c.codes, "vq_embed_dim": c.latent}
+
+
+KIND = Kind(name="VQModel", build=VQAutoencoder, config=config, said=said, layout=layout)

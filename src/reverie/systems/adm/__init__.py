@@ -1,0 +1,1 @@
+"""ADM: diffusion of pixels guided by a classifier, from its authors' files."""

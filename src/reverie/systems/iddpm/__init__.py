@@ -1,0 +1,1 @@
+"""Improved DDPM: diffusion of pixels whose variance is learnt, too, from its authors' files."""
