@@ -27,13 +27,13 @@ def test_commands():
     assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers"]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "autoencoder", "autoencoder-vq",
-        "autoencoder-dc", "folder", "avatars-reader", "fashion-reader",
+        "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
     ]  # fmt: skip
 
 
 def test_flags():
     assert names(Generate) == (
-        "prompt style count seed steps guidance negative solver grid model height width out batch strict from_ json"
+        "prompt style count seed steps guidance negative solver grid model height width out batch strict from_ json opening"
     )
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"

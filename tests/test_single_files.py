@@ -24,6 +24,7 @@ from reverie.errors import UserError
 from reverie.systems.flux import transformer as flux
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.names import taken
+from reverie.systems.opening import Opening
 from reverie.systems.sd3 import transformer as sd3_names
 from reverie.systems.single import open_clip
 from reverie.systems.stable_diffusion import original
@@ -209,7 +210,7 @@ def test_stable_diffusion_3_with_its_encoders_and_with_those_of_a_folder(tmp_pat
     save_file(bare, tmp_path / "bare.safetensors")
     image = drawn(system)
     assert np.abs(image - drawn(open_file(tmp_path / "all.safetensors"))).max() <= 1 and image.std() > 5
-    assert np.abs(image - drawn(open_file(tmp_path / "bare.safetensors", parts=tmp_path / "folder"))).max() <= 1
+    assert np.abs(image - drawn(open_file(tmp_path / "bare.safetensors", Opening(parts=str(tmp_path / "folder"))))).max() <= 1
     with pytest.raises(UserError, match=r"bare.safetensors holds no encoder of words: name a folder .* with --parts"):
         open_file(tmp_path / "bare.safetensors")
 
@@ -234,7 +235,7 @@ def test_flux_with_the_other_parts_of_a_folder(tmp_path, prefix):
     pipe.save_pretrained(tmp_path / "folder")
     system = open_folder(tmp_path / "folder")
     save_file(with_words(taken(system.denoiser.net, flux.original), prefix), tmp_path / "flux.safetensors")
-    again = open_file(tmp_path / "flux.safetensors", parts=tmp_path / "folder")
+    again = open_file(tmp_path / "flux.safetensors", Opening(parts=str(tmp_path / "folder")))
     assert np.abs(drawn(system) - drawn(again)).max() <= 1 and again.denoiser.guided
     with pytest.raises(UserError, match="holds no autoencoder and no encoder of words"):
         open_file(tmp_path / "flux.safetensors")

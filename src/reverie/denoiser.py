@@ -115,8 +115,12 @@ class Denoiser(nn.Module):
     learned_variance: the net has twice the channels; the second half interpolates the log variance (arXiv 2102.09672, eq. 15).
     bound: the data lie in [-bound, bound], and so the clean estimate is kept there, as all samplers of pixels are published; None
     where nothing is known of it, as in latents.
-    autocast: dtype of the inside of the net (torch.bfloat16), or None for its own.
+    autocast: dtype of the inside of the net (torch.bfloat16), or None for its own. place: the device of x.
+    takes: type of what the net is given, None = that of its weights, which may be another while they rest.
     """
+
+    place: torch.device = torch.device("cpu")
+    takes: torch.dtype | None = None
 
     def __init__(
         self,
@@ -152,10 +156,11 @@ class Denoiser(nn.Module):
         scaled = x if self.sigma_data is None else x * like((alpha**2 * self.sigma_data**2 + sigma**2).rsqrt(), x)
         inputs: dict[str, Any] = {}
         if cond is not None:
+            cond = cond.map(lambda v: v.to(x.device))
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
             inputs = {k: w for k in INPUTS if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
-        own = own if self.autocast is None else torch.float32  # times are no bfloat16, whatever the weights are
+        own = self.takes or (own if self.autocast is None else torch.float32)  # times are no bfloat16, whatever the weights are
         with inside(self.autocast, x.device):
             out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
         return out.to(x.dtype)

@@ -16,6 +16,8 @@ from reverie.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST = 200_000
+"""Tensors that a file may hold; the largest published systems have some 5,000."""
 _COUNT = itertools.count()  # tells apart what the threads of one process write
 
 
@@ -117,6 +119,8 @@ def metadata(path: Path, remedy: str = "get it again, or name another file") -> 
         raise UserError(f"{path} is not there: check the path")
     try:
         with safetensors.safe_open(path, "pt") as handle:
+            if (count := len(handle.keys())) > MOST:
+                raise UserError(f"{path} holds {count} tensors, which no model has: {remedy}")
             return dict(handle.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} {_why(path)} ({error}); {remedy}") from None

@@ -1,6 +1,7 @@
 """The command line: parse -> system -> task -> save. Nothing heavy is imported before a command needs it."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ def _run(arguments: Sequence[str]) -> None:
 
         print(version("reverie"))
         return
+    _report()
     try:
         _command(arguments[0])(arguments[1:])
     except UserError as error:
@@ -51,6 +53,15 @@ def _run(arguments: Sequence[str]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _report() -> None:
+    """What the library reports, such as how much of a file was applied, goes to stderr, a line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("reverie: %(message)s"))
+    log = logging.getLogger("reverie")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
 
 
 def _hush() -> None:

@@ -17,6 +17,7 @@ from reverie.errors import UserError
 from reverie.files import free
 from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
+from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
 from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
@@ -44,7 +45,7 @@ class Generate:
     grid: str | None = None
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
-    """A shipped model, or a .safetensors file that `reverie train` wrote."""
+    """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
     height: int | None = None
     width: int | None = None
     """Pixels; what the model was trained on where they are not given."""
@@ -57,6 +58,7 @@ class Generate:
     """A picture whose settings are taken; what else is given changes them."""
     json: bool = False
     """One JSON line per picture on stdout."""
+    opening: Annotated[Opening, tyro.conf.arg(name="")] = USUAL
 
 
 G = TypeVar("G", bound=Generate)
@@ -91,7 +93,7 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
 def opened(asked: Generate, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
-        system = open_model(asked.model)
+        system = open_model(asked.model, asked.opening)
     except UserError as error:
         if made is None or asked.model != made.model:
             raise

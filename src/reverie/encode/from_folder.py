@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reverie.encode.clip import Clip
 from reverie.encode.t5 import T5
 from reverie.errors import UserError
@@ -23,8 +21,8 @@ def t5(net: Path, tokenizer: Path, **options: Any) -> T5:
 
 
 def encoder(kind: str, folder: Path) -> Any:
-    """transformers' model of this class with the weights of the folder, in float32, ready for use."""
-    made = _open(kind, folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    """transformers' model of this class with the weights of the folder, as they lie in its files."""
+    made = _open(kind, folder, local_files_only=True, use_safetensors=True, dtype="auto")
     for name, value in made.named_parameters():
         if not bool(value.isfinite().all()):
             raise UserError(f"{folder}: {name} holds NaN or infinity: the file is damaged, get it again")

@@ -44,6 +44,6 @@ class Gemma(nn.Module):
         found = self.tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
         device = next(self.net.parameters()).device
         ids, mask = found["input_ids"].to(device), found["attention_mask"].to(device)
-        hidden: Tensor = self.net(ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.net(ids, attention_mask=mask).last_hidden_state.float()
         kept = [0, *range(room - self.length + 1, room)]
         return Cond(tokens=hidden[:, kept], mask=mask[:, kept].bool())

@@ -31,7 +31,7 @@ class T5(nn.Module):
         found = self.tokenizer(texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
         ids, mask = found["input_ids"].to(device), found["attention_mask"].to(device)
         made = self.net(ids, attention_mask=mask if self.masked else None)
-        return made.last_hidden_state, mask.bool()
+        return made.last_hidden_state.float(), mask.bool()
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         tokens, mask = self.read(prompts)

@@ -22,13 +22,20 @@ def inside(dtype: torch.dtype | None, device: torch.device) -> AbstractContextMa
 
 
 def held(net: nn.Module, dtype: torch.dtype | None) -> None:
-    """The weights of matrix products and convolutions kept in `dtype`, as `inside` would cast them at every call.
+    """The weights of matrix products and convolutions in `dtype`, as `inside` would cast them at every call, others in float32.
 
     For use only: what is trained or saved keeps its own.
     """
     for module in net.modules():
-        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            module.to(dtype)
+        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            value.data = value.data.to(use(module, value, dtype))
+
+
+def use(module: nn.Module, value: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The type that a weight of this module is used in."""
+    if not value.is_floating_point():
+        return value.dtype
+    return dtype if dtype is not None and isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) else torch.float32
 
 
 class Linear(nn.Linear):

@@ -125,9 +125,15 @@ class Folder:
         raise UserError(f"{place} holds no weights: {STEMS[0]}.safetensors or {STEMS[1]}.safetensors is missing")
 
     @property
+    def weights(self) -> dict[str, list[Path]]:
+        """The files of every part that has weights."""
+        stems = {file.parent.name for file in self.path.glob("*/*") if file.name.startswith(STEMS)}
+        return {part: self.files(part) for part in sorted(stems & self.index.keys())}
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the weights of all parts."""
-        return fingerprint(sorted(self.path.glob("*/*.safetensors")))
+        return fingerprint([file for files in self.weights.values() for file in files])
 
 
 def is_folder(path: Path) -> bool:

@@ -6,16 +6,15 @@ from pathlib import Path
 from types import ModuleType
 
 from reverie.errors import UserError, nearest
-from reverie.systems.folders import STRICT, Folder, Trust
+from reverie.systems.folders import Folder
+from reverie.systems.opening import USUAL, Opening
 from reverie.systems.single import Single
 from reverie.systems.system import System
 
-FAMILIES = ("stable_diffusion", "sd3", "flux", "pixart", "dit", "sana")
+FAMILIES = ("stable_diffusion", "sd3", "flux", "pixart", "dit", "sana", "ddpm", "ldm")
 """The folders under systems/ whose module `folder` opens PIPELINES, writes what it `holds`, and knows the way there and back."""
-
-
-FILES = ("stable_diffusion", "sd3", "flux", "dit")
-"""Those of them that have a module `single` too, which recognises the publisher's file by its keys, and opens it."""
+FILES = ("ldm", "stable_diffusion", "sd3", "flux", "dit", "ddpm", "iddpm", "adm")
+"""Those, and others, with a module `single`, which recognises the publisher's file by its keys, and opens it; in this order."""
 
 
 def family(name: str) -> ModuleType:
@@ -23,9 +22,9 @@ def family(name: str) -> ModuleType:
     return importlib.import_module(f"reverie.systems.{name}.folder")
 
 
-def open_folder(path: Path, trust: Trust = STRICT) -> System:
+def open_folder(path: Path, opening: Opening = USUAL) -> System:
     """A system from a folder in diffusers' layout; UserError where it is none of ours, or damaged."""
-    folder = Folder(path, trust)
+    folder = Folder(path, opening)
     kind = str(folder.index.get("_class_name"))
     known = {pipeline: module for name in FAMILIES for module in [family(name)] for pipeline in module.PIPELINES}
     if kind not in known:
@@ -34,9 +33,9 @@ def open_folder(path: Path, trust: Trust = STRICT) -> System:
     return replace(system, about={"name": path.resolve().name, **system.about, "hash": folder.fingerprint})
 
 
-def open_file(path: Path, trust: Trust = STRICT, parts: Path | None = None) -> System:
-    """A system from a publisher's single file; parts: a folder in diffusers' layout with what the file lacks."""
-    file = Single(path, trust, None if parts is None else Folder(parts, trust))
+def open_file(path: Path, opening: Opening = USUAL) -> System:
+    """A system from a publisher's single file; UserError where it is none of ours, or damaged."""
+    file = Single(path, opening)
     for name in FILES:
         module = importlib.import_module(f"reverie.systems.{name}.single")
         if module.recognises(file):

@@ -105,7 +105,7 @@ def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: s
 
 
 def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: str, partial: bool = False) -> Any:
-    """Their weights in our net, which was built without any, in float32 and ready for use.
+    """Their weights in our net, which was built without any, as they lie in the file.
 
     partial: what the file lacks is zero, which in most nets is a block that does nothing.
     """
@@ -116,7 +116,7 @@ def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: 
         if not bool(value.isfinite().all()):
             raise UserError(f"{what}: {layout(key)} holds NaN or infinity: the file is damaged, get it again")
     lacking = {key: torch.zeros(value.shape) for key, value in net.state_dict().items() if key not in ours}
-    net.load_state_dict(lacking | {key: value.float() for key, value in ours.items()}, assign=True)
+    net.load_state_dict(lacking | ours, assign=True)
     return net.eval().requires_grad_(False)
 
 

@@ -5,16 +5,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from reverie.errors import UserError, nearest
 from reverie.files import metadata
 from reverie.measure.reader import Reader
-from reverie.nets.precision import held, quick_dtype
 from reverie.solve import Tuned
-from reverie.systems.folders import STRICT, Trust, is_folder
+from reverie.systems import memory
+from reverie.systems.folders import Folder, is_folder
 from reverie.systems.foreign import open_file, open_folder
+from reverie.systems.opening import USUAL, Opening
 from reverie.systems.pickles import is_pickle
+from reverie.systems.placing import placed
 from reverie.systems.system import Part, System
 from reverie.systems.weights import CARD, load, load_any
 
@@ -23,19 +23,17 @@ SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"
 READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion")}
 
 
-def open_model(name: str, trust: Trust = STRICT, parts: str = "") -> System:
-    """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; as `quick` makes it.
-
-    trust: what is accepted of files of others. parts: a folder with what a publisher's file lacks.
-    """
+def open_model(name: str, opening: Opening = USUAL) -> System:
+    """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use."""
     path = place(name)
+    memory.check(Folder(path, opening).weights.values() if is_folder(path) else [[path]], opening, name)
     if is_folder(path):
-        system = open_folder(path, trust)
+        system = open_folder(path, opening)
     elif is_pickle(path) or (os.path.isfile(path) and CARD not in metadata(path)):
-        system = open_file(path, trust, Path(parts) if parts else None)
+        system = open_file(path, opening)
     else:
         system = load(path)
-    return quick(replace(system, tuned=tuned(system, path)))
+    return placed(replace(system, tuned=tuned(system, path)), opening)
 
 
 def open_reader(name: str | Path) -> Reader:
@@ -78,13 +76,3 @@ def place(name: str) -> Path:
     if not path.suffix and not os.path.exists(path):
         raise UserError(f"no model is called '{name}', and no such file exists.{nearest(name, SHIPPED)}")
     return path
-
-
-def quick(system: System) -> System:
-    """The same system as it runs fastest here: channels innermost, and bf16 inside the nets where the CPU computes in it."""
-    for part in (system.denoiser, system.codec):
-        if isinstance(part, torch.nn.Module):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            part.autocast = quick_dtype()
-            held(part, part.autocast)
-    return system

@@ -20,34 +20,34 @@ from reverie.encode.clip import Clip
 from reverie.errors import UserError
 from reverie.files import load_tensors
 from reverie.systems import pickles
-from reverie.systems.folders import STRICT, Folder, Trust, fingerprint
+from reverie.systems.folders import Folder, fingerprint
 from reverie.systems.names import Layout, filled, renamed
-
-MOST = 200_000
-"""Tensors that a file may hold; the largest published systems have some 5,000."""
+from reverie.systems.opening import USUAL, Opening
 
 
 @dataclass(frozen=True)
 class Single:
-    """A file that is read. beside: a folder with the parts that it lacks."""
+    """A file that is read."""
 
     path: Path
-    trust: Trust = STRICT
-    beside: Folder | None = None
+    opening: Opening = USUAL
+
+    @property
+    def beside(self) -> Folder | None:
+        """The folder with the parts that it lacks, where one is named."""
+        return Folder(Path(self.opening.parts), self.opening) if self.opening.parts else None
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
         """All of them, mapped from the disk."""
         if not pickles.is_pickle(self.path):
             return load_tensors(self.path)[0]
-        pickles.refuse_unless(self.trust.pickled, self.path)
+        pickles.refuse_unless(self.opening.allow_pickle, self.path)
         return pickles.tensors(self.path)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Their shapes."""
-        if len(self.tensors) > MOST:
-            raise UserError(f"{self.path} holds {len(self.tensors)} tensors, which no model has: get it again")
         return {k: tuple(v.shape) for k, v in self.tensors.items()}
 
     @cached_property
@@ -63,10 +63,10 @@ class Single:
         return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
 
     def net(self, prefix: str, config: Any, build: Any, layout: Layout) -> Any:
-        """The net of this part, ready for use, in float32."""
+        """The net of this part, as it lies in the file."""
         with torch.device("meta"):
             net = build(config)
-        return filled(net, self.part(prefix), layout, f"{self.path}: {prefix.rstrip('.') or 'the net'}", self.trust.partial)
+        return filled(net, self.part(prefix), layout, f"{self.path}: {prefix.rstrip('.') or 'the net'}", self.opening.partial)
 
     def clip(self, prefix: str, *, layers: int = 0, projected: bool = False, quick: bool | None = None, **options: Any) -> Clip:
         """The text encoder of this part, by transformers' names or by OpenCLIP's, which are told apart here.
@@ -93,7 +93,7 @@ class Single:
             kept.pop("text_projection.weight", None)
         where = f"{self.path}: {prefix.rstrip('.')}"
         shape: dict[str, Any] = {"words": words, "width": width, "hidden": hidden, "layers": layers, "projected": into}
-        fill = partial(filled, tensors=kept, layout=layout, what=where, partial=self.trust.partial)
+        fill = partial(filled, tensors=kept, layout=layout, what=where, partial=self.opening.partial)
         return from_tensors.clip(fill, **shape, quick=bool(theirs) if quick is None else quick, **options)
 
     @property

@@ -22,6 +22,7 @@ from reverie.guide import cfg
 from reverie.process.grids import GRIDS
 from reverie.rng import Rng
 from reverie.solve import Solver, Step, find, named, trace
+from reverie.systems.memory import ran_out
 from reverie.systems.system import System
 from reverie.train.jobs import to_pictures
 
@@ -238,6 +239,7 @@ def _run(system: System, settings: Settings, solver: Solver, grid: Tensor) -> It
         with torch.no_grad():
             model, cond = guided(system, settings, said)
             x = system.denoiser.path.prior((len(said), *system.codec.shape(*settings.size)), grid[0], rng=rng, spread=1.0)
+            x = x.to(getattr(system.denoiser, "place", x.device))
         step = None
         for step in trace(model, x, grid, solver, cond=cond, rng=rng):
             yield Preview(first, len(prompts), step, system)
@@ -271,7 +273,17 @@ def settle(system: System, prompt: Any, settings: Any) -> Settings:
 
 def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:
     """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once."""
-    return _run(system, settings, *plan(system, settings))
+    return _remedied(_run(system, settings, *plan(system, settings)), settings)
+
+
+def _remedied(events: Iterator[Preview | list[Picture]], settings: Settings) -> Iterator[Preview | list[Picture]]:
+    """The same events; where memory runs out, an error that names what helps."""
+    try:
+        yield from events
+    except (MemoryError, RuntimeError) as error:
+        if (said := ran_out(error, settings)) is not None:
+            raise said from error
+        raise
 
 
 def notes(system: System, settings: Settings) -> list[str]:

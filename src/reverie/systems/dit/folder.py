@@ -29,7 +29,7 @@ def open_folder(folder: Folder) -> System:
         net, classes = DiT(config), Classes(names, config.width)
     tensors = transformer.completed(folder.tensors(PART), config)
     where = str(folder.path / PART)
-    filled(transformer.parts(net, classes), tensors, transformer.layout(config.depth), where, folder.trust.partial)
+    filled(transformer.parts(net, classes), tensors, transformer.layout(config.depth), where, folder.opening.partial)
     path, rule, clock = schedulers.process(folder.scheduler)
     codec = folder.codec("vae", vae.KIND)
     side = codec.factor * config.size

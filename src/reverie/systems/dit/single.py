@@ -34,7 +34,7 @@ def open_file(file: Single) -> System:
     with torch.device("meta"):
         net, classes = DiT(config), Classes(labels(None, len(file.tensors[MARKS[1]]) - 1), config.width)
     tensors = sit.turned(file.tensors) if flows else file.tensors
-    filled(transformer.parts(net, classes), tensors, transformer.original, str(file.path), file.trust.partial)
+    filled(transformer.parts(net, classes), tensors, transformer.original, str(file.path), file.opening.partial)
     codec = file.lacking("autoencoder").codec("vae", vae.KIND)
     table = schedules.linear_table(), rules.eps(), timestep(1000.0, -1.0)
     path, rule, clock = (schedules.flow(), rules.velocity(), sit.clock) if flows else table

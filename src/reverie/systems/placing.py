@@ -1,0 +1,125 @@
+"""Weights where they are needed: on their device and in their type, for good or for the time of use.
+
+A part that rests keeps its weights as they lie in the file, mapped from the disk, and has copies on the device only while it is
+used: until another part is, or, block by block, until the block is done. Small modules stay.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from reverie.nets.precision import held, use
+from reverie.systems.opening import Opening
+from reverie.systems.system import System
+from reverie.systems.weights import parts
+
+SMALL = 1_000_000
+"""Parameters of a module that is not worth coming and going."""
+LARGE = 1_000_000_000
+"""Parameters of an encoder that is computed in the type of the nets; smaller ones in float32."""
+
+
+def placed(system: System, opening: Opening) -> System:
+    """The same system, ready for use as it is to be opened."""
+    stage = Stage(opening.place)
+    for name, part in parts(system).items():
+        theirs = _theirs(part)
+        for setting, value in (("autocast", opening.inside), ("tile", opening.tile or None)):
+            if hasattr(part, setting):
+                setattr(part, setting, value)
+        dtype = None if name.startswith("encoders") else opening.inside
+        if opening.offload == "none":
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            held(part, dtype)
+            for net in theirs:
+                net.to(_of_encoder(net, opening))
+            part.to(opening.place)
+            continue
+        ours = getattr(part, "net", part) if name == "codec" else part  # a codec's net is not called, its halves are
+        for net in theirs or [ours]:
+            kind = _of_encoder(net, opening) if theirs else dtype
+            stage.rest(name, net, kind, whole=bool(theirs), blocks=opening.offload == "blocks" and name != "codec")
+    system.denoiser.place, system.denoiser.takes = opening.place, torch.float32
+    return system
+
+
+def _theirs(part: nn.Module) -> list[nn.Module]:
+    """The encoders of transformers in a part, each whole."""
+    found = [m for m in part.modules() if hasattr(m, "save_pretrained")]
+    return [m for m in found if not any(m is not other and m in {*other.modules()} for other in found)]
+
+
+def _of_encoder(net: nn.Module, opening: Opening) -> torch.dtype:
+    """The one type of an encoder of transformers."""
+    large = sum(p.numel() for p in net.parameters()) >= LARGE
+    return (opening.inside if large else None) or torch.float32
+
+
+class Stage:
+    """Which part is in use: one at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.current = device, ""
+        self.present: dict[int, tuple[nn.Module, list[tuple[Tensor, Tensor]]]] = {}
+
+    def rest(self, name: str, part: nn.Module, dtype: torch.dtype | None, *, whole: bool, blocks: bool) -> None:
+        """The part comes for use from now on; what is too small to come and go is placed for good."""
+        resting = {module for module in _units(part, blocks) if sum(p.numel() for p in module.parameters()) >= SMALL}
+        inside = {inner for module in resting for inner in module.modules()}
+        for module in part.modules():
+            if module not in inside:
+                for value in _own(module):
+                    value.data = _ready(value.data, self.device, _type(module, value, dtype, whole))
+        for module in resting:
+            module.register_forward_pre_hook(lambda m, _: self.enter(name, m, dtype, whole))
+            if blocks:
+                module.register_forward_hook(lambda m, *_: self.leave(m), always_call=True)
+
+    def enter(self, name: str, unit: nn.Module, dtype: torch.dtype | None, whole: bool) -> None:
+        """A unit is about to be used: copies of its weights are made, and those of another part go."""
+        if name != self.current:
+            for other, _ in [*self.present.values()]:
+                self.leave(other)
+            self.current = name
+        if id(unit) in self.present:
+            return
+        kept: list[tuple[Tensor, Tensor]] = []
+        for module in unit.modules():
+            for value in _own(module):
+                if id(value) not in {id(v) for v, _ in kept}:
+                    kept.append((value, value.data))
+                    value.data = _ready(value.data, self.device, _type(module, value, dtype, whole))
+        self.present[id(unit)] = (unit, kept)
+
+    def leave(self, unit: nn.Module) -> None:
+        """A unit is done: the copies go, and its weights are those in the file."""
+        for value, resting in self.present.pop(id(unit), (unit, []))[1]:
+            value.data = resting
+
+
+def _type(module: nn.Module, value: Tensor, dtype: torch.dtype | None, whole: bool) -> torch.dtype:
+    """What a weight is used in; an encoder of transformers in one type, whatever the module."""
+    if not value.is_floating_point():
+        return value.dtype
+    return (dtype or torch.float32) if whole else use(module, value, dtype)
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _units(module: nn.Module, blocks: bool) -> Iterator[nn.Module]:
+    """The modules that come and go: whole nets, or the blocks that stand in their lists."""
+    for child in module.children():
+        called = type(child).forward is not nn.Module.forward and not isinstance(child, nn.ModuleList)
+        if called and (not blocks or isinstance(module, nn.ModuleList)):
+            yield child
+        else:
+            yield from _units(child, blocks)
+
+
+def _ready(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy for use, the channels of a convolution innermost."""
+    layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+    return value.to(device, dtype, memory_format=layout)
