@@ -199,7 +199,7 @@ def described(w, x, t, heads, *, whole=False, vector=0.0):
         return h + (conv(f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in w else x)
 
     def attention(name, x):
-        batch, c, *size = x.shape
+        c, size = x.shape[1], x.shape[2:]
         n = heads(c)
         all3 = dense(f"{name}.qkv", normed(f"{name}.norm", x).flatten(2).transpose(1, 2))  # (B, L, 3C)
         order = (3, n, c // n) if whole else (n, 3, c // n)
@@ -221,9 +221,7 @@ def described(w, x, t, heads, *, whole=False, vector=0.0):
                 h = residual(part, h, resize if q or "input" in name else lambda x: x)
         return h
 
-    levels_down = [
-        p for p in range(1, 100) if f"input_blocks.{p}.0.in_layers.0.weight" in w or f"input_blocks.{p}.0.op.weight" in w
-    ]
+    down = sorted({int(k.split(".")[1]) for k in w if k.startswith("input_blocks.")} - {0})
     channels = w["time_embed.0.weight"].shape[1]
     angle = t[:, None] * 10000.0 ** (-torch.arange(channels // 2) / (channels // 2))
     waves = torch.cat([angle.cos(), angle.sin()], 1)
@@ -231,7 +229,7 @@ def described(w, x, t, heads, *, whole=False, vector=0.0):
     each = BLOCKS + 1
     h = conv("input_blocks.0.0", x, padding=1)
     skips = [h]
-    for p in levels_down:
+    for p in down:
         h = block(f"input_blocks.{p}", h, lambda x, p=p: F.avg_pool2d(x, 2) if p % each == 0 else x)
         skips.append(h)
     for q in (0, 1, 2):
