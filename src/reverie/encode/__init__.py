@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from reverie.denoiser import Cond
 from reverie.encode.classes import Classes as Classes
 from reverie.encode.concepts import Concepts as Concepts
+from reverie.encode.letters import Letters as Letters
 from reverie.encode.words import Words as Words
 
 
@@ -24,6 +25,6 @@ class Encoder(Protocol):
         ...
 
 
-ENCODERS = (Classes, Words, Concepts)
+ENCODERS = (Classes, Words, Concepts, Letters)
 SAID = ("prompt", "class")
 """The kinds of things that are said in words, each with its encoder in `System.encoders`; the first there is is asked."""

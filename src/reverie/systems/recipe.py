@@ -138,20 +138,24 @@ class Recipe(Preset):
         codec = self._codec(pictures.images.shape[1])
         self._check(codec)
         denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
-        job = Diffusion(
-            denoiser,
-            encode(codec, train.images),
-            encode(codec, held.images),
-            encoder=next(iter(encoders.values()), None),
-            prompt=_prompt(train),
-            held_prompt=_prompt(held),
-            **self.objective.laws(256 if self.shrink == 1 else 0),
-        )
+        job = self._job(denoiser, codec, next(iter(encoders.values()), None), train, held)
         channels_last(denoiser)
         if self.training.compile:
             denoiser.net.compile()
         defaults = replace(self.sampling, size=(self.size, self.size))
         return System(denoiser=denoiser, codec=codec, encoders=encoders, defaults=defaults, about=self.card(pictures)), job
+
+    def _job(self, denoiser: Denoiser, codec: Any, encoder: Encoder | None, train: Pictures, held: Pictures) -> Diffusion:
+        """What is learnt of the pictures."""
+        return Diffusion(
+            denoiser,
+            encode(codec, train.images),
+            encode(codec, held.images),
+            encoder=encoder,
+            prompt=_prompt(train),
+            held_prompt=_prompt(held),
+            **self.objective.laws(256 if self.shrink == 1 else 0),
+        )
 
     def _check(self, codec: Any) -> None:
         """The net must take what the codec gives, and answer with as much, or twice that where it learns a variance."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from reverie.systems.autoencoder.recipe import AUTOENCODER, DC_AUTOENCODER, VQ_AUTOENCODER
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
+from reverie.systems.emoji.recipe import EMOJI, EMOJI_WORDS
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
 from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
@@ -13,6 +14,6 @@ from reverie.systems.toy.recipe import TOY
 
 PRESETS = (
     *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
-    *(FOLDER, AVATARS_READER, FASHION_READER),
+    *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER),
 )
 RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

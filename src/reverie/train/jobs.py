@@ -23,6 +23,7 @@ class Diffusion:
     """Trains a denoiser (and the encoder that conditions it) on points x0 (N, ...) of the diffusion's space.
 
     prompt(i, rng) is what example i is called; it is dropped with probability `drop`, for classifier-free guidance.
+    rows: the examples of one round, some of them more than once; none = each of them once.
     """
 
     def __init__(
@@ -37,15 +38,18 @@ class Diffusion:
         prompt: Prompt | None = None,
         held_prompt: Prompt | None = None,
         drop: float = 0.1,
+        rows: np.ndarray | None = None,
     ) -> None:
         if not 0 <= drop <= 1:
             raise UserError(f"objective: drop is {drop}; it is a share, at least 0 and at most 1")
         self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
         self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
         self.times, self.objective, self.prompt, self.held_prompt, self.drop = times, objective, prompt, held_prompt, drop
-        self.size = len(data)
+        self.rows = np.arange(len(data)) if rows is None else rows
+        self.size = len(self.rows)
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        index = self.rows[index]
         x0 = self.data[torch.from_numpy(index)]
         if x0.ndim == 4:  # convolutions on CPU run faster with the channels innermost
             x0 = x0.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,217 @@
+"""reverie-emoji: its words, what it never sees, and its training, at toy size."""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_data_sets import colours
+
+from reverie.codec import Latent
+from reverie.data.emoji import emoji
+from reverie.data.emoji_prompts import COMBINATIONS, HELD_OUT, PARAPHRASES, often, unsaid, wishes
+from reverie.data.packed import Packed, write
+from reverie.data.phrases import atoms, lemmas, phrases
+from reverie.encode import Letters
+from reverie.encode.letters import EMPTY, rows, words
+from reverie.errors import UserError
+from reverie.measure import features
+from reverie.nets.autoencoder import AutoencoderConfig
+from reverie.nets.dit import DiTConfig
+from reverie.nets.letters import OWN, LettersConfig
+from reverie.systems.emoji import words as wording
+from reverie.systems.recipes import RECIPES
+from reverie.systems.system import Part
+from reverie.systems.weights import load_any, save
+from reverie.tasks.generate import generate
+from reverie.tasks.train import Session
+from reverie.train import Run, Training, fit
+from reverie.train.aligning import Aligned
+from reverie.train.distilling import Distilling
+from reverie.train.loop import Key
+
+TINY = LettersConfig(rows=500, narrow=16, width=32, depth=1, heads=2, length=8, runs=12, out=16)
+TAGS = {"cat": ["kitty", "pet"], "fox": ["animal"], "flag: japan": ["JP"]}
+TRAINING = {"steps": 3, "batch": 4, "holdout": 8, "snapshots": 0}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A file of 24 emoji: cats, foxes, which are held out, and flags."""
+    path = tmp_path_factory.mktemp("emoji") / "set.safetensors"
+    kinds = (("animals-nature", "cat"), ("animals-nature", "fox"), ("flags", "flag: japan"))
+    known = tuple({"style": ("noto", "fluent-3d")[k % 2], "group": g, "label": label} for k in range(8) for g, label in kinds)
+    values = {name: sorted({a[name] for a in known}) for name in ("style", "group", "label")}
+    write(path, Packed("emoji", "-", "-", colours(24, 64), known, extra={"tags": TAGS}, values=values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """An untrained text encoder and an untrained autoencoder, as their runs would leave them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pieces")
+    net = AutoencoderConfig(patch=4, channels=8, mult=(1,), blocks=1, latent=6, groups=4, straight=True)
+    save(Part(encoders={"prompt": Letters(TINY)}), folder / "words.safetensors")
+    save(Part(codec=Latent(net)), folder / "codec.safetensors")
+    return {"wording": str(folder / "words.safetensors"), "codec": str(folder / "codec.safetensors")}
+
+
+def recipe(drawn, pieces, **changes):
+    net = DiTConfig(in_channels=6, size=16, patch=2, width=32, depth=2, heads=2, learn_sigma=False, context_dim=32, vector_dim=16)
+    training = replace(RECIPES["emoji"].training, **TRAINING)
+    return replace(RECIPES["emoji"], data=str(drawn), net=net, training=training, align_block=1, **pieces, **changes)
+
+
+def by_letters(some):
+    """A teacher for tests: phrases that share letters are alike."""
+    counts = torch.stack([torch.bincount(torch.tensor([zlib.crc32(c.encode()) % 16 for c in p]), minlength=16) for p in some])
+    return torch.nn.functional.normalize(counts.float(), dim=1)
+
+
+# -- words
+
+
+def test_words_are_spelt_the_same_on_every_machine():
+    assert rows("cat", 500, 3) == (207, 422, 384, 426, 50)
+    assert len(rows("honorificabilitudinitatibus" * 9, 500, 12)) == OWN + 12
+    assert words("a 🐱's Hat") == ["a", "cat", "face", "s", "hat"]
+
+
+def test_a_phrase_means_the_same_beside_a_longer_one():
+    torch.manual_seed(0)
+    encoder = Letters(TINY).eval()
+    alone, beside = encoder.prompts(["red apple"]), encoder.prompts(["red apple", "a very long phrase about an apple"])
+    assert alone.tokens.shape == (1, 8, 32) and alone.vector.shape == (1, 16)
+    torch.testing.assert_close(alone.vector[0], beside.vector[0])
+    torch.testing.assert_close(alone.vector.square().mean(), torch.tensor(1.0))
+    both = encoder.prompts(["apple red", ""])
+    assert not torch.allclose(both.vector[0], alone.vector[0], atol=1e-3)  # the order counts
+    assert encoder.tokenise([""])[0][0, 0, 0] == EMPTY and int(both.mask[1].sum()) == 1
+
+
+def test_notes_name_what_cannot_be_read():
+    encoder = Letters(TINY)
+    assert encoder.notes("blue apple") == encoder.notes("") == encoder.notes("a 🐱") == []
+    assert "no word" in encoder.notes("?!")[0]
+    assert "English" in encoder.notes("красное яблоко")[0]
+    assert "--negative" in encoder.notes("not a cat")[0]
+    assert "ignored: ten" in encoder.notes("one two three four five six seven eight ten")[0]
+
+
+def test_a_student_learns_what_the_teacher_says(tmp_path):
+    """After 150 steps unseen phrases are nearer to the teacher's vectors than any one vector is to all of them."""
+    torch.manual_seed(0)
+    said = [f"{a} {b}" for a in ("red", "blue", "happy", "old") for b in ("apple", "zebra", "house", "king", "moon", "fish")]
+    told = by_letters(said)
+    job = Distilling(Letters(TINY), said[:20], told[:20], said[20:], told[20:])
+    for _ in fit(Run(job, Training(steps=150, batch=16, rate=3e-3, widths=(0.1,), snapshots=0, bf16=False), tmp_path)):
+        continue
+    mean = torch.nn.functional.normalize(told[:20].mean(0), dim=0)
+    assert job.validate() < 0.7 * float(1 - (told[20:] @ mean).mean())
+
+
+def test_words_are_trained_from_a_run_to_a_file(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(wording, "minilm", lambda: by_letters)
+    preset = RECIPES["emoji-words"]
+    training = replace(preset.training, **TRAINING)
+    session = Session.open(replace(preset, data=str(drawn), words=TINY, phrases=60, wordnet="", training=training), tmp_path, False)
+    assert all(np.isfinite(now.loss) for now in session)
+    encoder = load_any(tmp_path / "model.safetensors").encoders["prompt"]
+    assert encoder.prompts(["blue apple"]).vector.shape == (1, 16)
+
+
+def test_phrases_are_fixed_and_all_different(drawn, tmp_path):
+    (tmp_path / "index.noun").write_text("  a licence\nhot_dog n 2 1 @ 2 1 00000001 00000002\nzyzzyva n 1 1 @ 1 0 00000003\n")
+    for empty in ("verb", "adj"):
+        (tmp_path / f"index.{empty}").write_text("")
+    assert lemmas(tmp_path) == ["hot dog", "zyzzyva"]
+    with pytest.raises(UserError, match="apt-get install wordnet-base"):
+        lemmas(tmp_path / "nowhere")
+    some = phrases(emoji(drawn), lemmas(tmp_path), 80)
+    assert some == phrases(emoji(drawn), lemmas(tmp_path), 80) and len(set(some)) == len(some) == 80
+    assert {"cat", "kitty", "hot dog"} <= set(some) and "cat" in atoms(emoji(drawn))
+
+
+# -- what is kept for judging
+
+
+def test_two_hundred_prompts():
+    asked = wishes()
+    assert [sum(w.kind == kind for w in asked) for kind in ("name", "paraphrase", "combination")] == [100, 60, 40]
+    assert len({w.text for w in asked}) == 200 and not HELD_OUT & set(PARAPHRASES.values())
+    held = {word for label in HELD_OUT for word in label.split()}
+    assert not any(held & set(text.split()) for text in COMBINATIONS)
+
+
+def test_captions_do_not_say_what_is_judged():
+    assert unsaid("pet, kitty, cat, noto style", "cat") == "pet, cat, noto style"
+    assert unsaid("kitty, bunny", "cat") == "cat"
+
+
+def test_what_is_judged_is_not_trained_on(drawn, pieces):
+    train, held = recipe(drawn, pieces).split(emoji(drawn))
+    assert {a["label"] for a in train.attributes} == {"cat", "flag: japan"} and {a["label"] for a in held.attributes} == {"fox"}
+    rng = np.random.default_rng(0)
+    assert "kitty" not in " ".join(train.caption(i, rng) for i in range(len(train)) for _ in range(20))
+    assert sum(often(train.attributes)) == 8 * 3 + 8
+
+
+# -- training
+
+
+def test_the_emoji_recipe_trains_and_generates(drawn, pieces, tmp_path):
+    session = Session.open(recipe(drawn, pieces), tmp_path, False)
+    job = session.run.job
+    assert isinstance(job, Aligned) and job.size == 32 and job.seen.shape == (16, 64, 432)
+    assert all(np.isfinite(now.loss) for now in session)
+    again = load_any(tmp_path / "model.safetensors")
+    assert again.denoiser.net.config.context_dim == 32 and not any("project" in k for k in again.denoiser.state_dict())
+    assert generate(again, "blue apple", steps=2)[0].size == (64, 64)
+
+
+def test_a_run_goes_on_bit_for_bit(drawn, pieces, tmp_path):
+    whole = Session.open(recipe(drawn, pieces), tmp_path / "whole", False)
+    list(whole)
+    for now in (part := Session.open(recipe(drawn, pieces), tmp_path / "part", False)):
+        part.run.stop = now.step == 1
+    assert part.run.step == 1
+    rest = Session.open(recipe(drawn, pieces), tmp_path / "part", True)
+    list(rest)
+    for name, tensor in whole.run.job.module.state_dict().items():
+        assert torch.equal(tensor, rest.run.job.module.state_dict()[name]), name
+
+
+def test_alignment_pulls_the_hidden_layer(drawn, pieces):
+    """The loss is the sum of both, and the aligned block, not those behind it, hears of the second."""
+    some = replace(recipe(drawn, pieces), align=1.0)
+    job, plain = some.prepare(emoji(drawn))[1], replace(some, align=0.0).prepare(emoji(drawn))[1]
+    index, key = np.arange(4), Key(0, 0)
+    far = job.loss(index, key) - plain.loss(index, key)
+    assert not isinstance(plain, Aligned) and bool((far > 0.5).all() and (far < 1.5).all())  # of what is not alike at all
+    far.sum().backward()
+    first, second = (next(block.down.parameters()).grad for block in job.denoiser.net.blocks)
+    job.module.zero_grad()
+    assert second is None or not second.any()
+    assert first is not None
+    with pytest.raises(UserError, match="no block 9"):
+        replace(some, align_block=9).prepare(emoji(drawn))
+
+
+def test_other_pictures_are_refused(drawn, pieces):
+    pictures = replace(emoji(drawn), attributes=None)
+    with pytest.raises(UserError, match="reverie data emoji"):
+        recipe(drawn, pieces).split(pictures)
+    with pytest.raises(UserError, match="not the set of all emoji"):
+        recipe(drawn, pieces).split(emoji(drawn).take([0, 3, 6]))
+
+
+def test_places_see_where_something_is():
+    """A black square in the upper left corner is seen there, and not in the lower right one."""
+    plain = colours(6, 64)
+    marked = plain.copy()
+    marked[0, :, :16, :16] = 0
+    seen = (features.places(np.concatenate([plain, marked[:1]]), 8)[[0, 6]]).float().unflatten(1, (8, 8))
+    apart = (seen[0] - seen[1]).square().mean(-1)
+    assert seen.shape == (2, 8, 8, 432) and apart[:2, :2].mean() > 4 * apart[-2:, -2:].mean()
