@@ -6,14 +6,17 @@ import pytest
 
 from reverie.cli import COMMANDS, main
 from reverie.cli.compare import Compare
+from reverie.cli.convert import Convert
 from reverie.cli.data import Data
 from reverie.cli.evaluate import Evaluate
 from reverie.cli.generate import Generate, of_solver
 from reverie.cli.parse import _flags, parse
 from reverie.cli.solvers import Solvers
+from reverie.cli.systems import Systems
 from reverie.cli.train import Place, _command
 from reverie.cli.tune import Tune
 from reverie.errors import UserError
+from reverie.systems.opening import Opening
 from reverie.systems.recipes import RECIPES
 from reverie.tasks.generate import Settings
 from reverie.train import Training
@@ -24,21 +27,23 @@ def names(kind):
 
 
 def test_commands():
-    assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers"]
+    assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers", "systems", "convert"]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "autoencoder", "autoencoder-vq",
-        "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
+        "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader", "emoji-reader",
     ]  # fmt: skip
 
 
 def test_flags():
     assert names(Generate) == (
-        "prompt style count seed steps guidance negative solver grid model height width out batch strict from_ json opening"
+        "prompt style count seed steps guidance negative solver grid model refiner handover height width out batch strict from_ json opening"
     )
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out overwrite sheet"
-    assert names(Solvers) == "name json"
+    assert names(Solvers) == names(Systems) == "name json"
+    assert names(Convert) == "model out partial allow_pickle parts"
+    assert names(Opening) == "partial allow_pickle parts device precision offload tile"
     assert names(Place) == "out resume average threads"
     assert names(Training) == (
         "steps minutes batch rate warmup decay weight_decay beta2 clip widths snapshots bf16 compile seed holdout save_minutes "
@@ -49,7 +54,7 @@ def test_flags():
     )
 
 
-OFFERED = {kind.__name__: kind() for kind in (Generate, Compare, Evaluate, Data, Solvers, Tune)}
+OFFERED = {kind.__name__: kind() for kind in (Generate, Compare, Evaluate, Data, Solvers, Tune, Systems, Convert)}
 OFFERED |= {name: _command(recipe) for name, recipe in RECIPES.items()}
 
 

@@ -18,7 +18,7 @@ from reverie.cli import main
 from reverie.errors import UserError
 from reverie.systems import memory
 from reverie.systems.folders import Folder
-from reverie.systems.foreign import open_folder, write_folder
+from reverie.systems.foreign import open_folder
 from reverie.systems.opening import Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks.generate import generate, run, settle
@@ -282,7 +282,13 @@ def test_what_fits_is_used_where_that_is_wanted(copy, capsys):
     assert "unet: 207 of 208 tensors applied; missing: conv_in.bias; unknown: extra" in said and "vae: 124 of 124 tensors" in said
 
 
-def test_convert_writes_safetensors_that_give_the_same_picture(folder, tmp_path):
-    write_folder(open_folder(folder), tmp_path / "again")
+def test_convert_writes_safetensors_that_give_the_same_picture(folder, tmp_path, capsys):
+    main(["convert", str(folder), str(tmp_path / "again")])
     assert not list((tmp_path / "again").glob("**/*.bin"))
     assert (drawn(folder, **PLAIN) == drawn(tmp_path / "again", **PLAIN)).all()
+    with pytest.raises(SystemExit):
+        main(["convert", str(folder), str(tmp_path / "again")])
+    assert "is there already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", "reverie-avatars", str(tmp_path / "other")])
+    assert "reverie-avatars cannot be written for diffusers" in capsys.readouterr().err and not (tmp_path / "other").exists()

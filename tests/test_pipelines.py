@@ -1,13 +1,17 @@
 """Whole published systems against diffusers 0.42.1: the same pictures from what it wrote, and from what was written here."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiTPipeline, FluxPipeline, PixArtAlphaPipeline, SanaPipeline
-from published import PIPELINES
+from published import PIPELINES, refiner
 
+from reverie.denoiser import Denoiser
+from reverie.errors import UserError
+from reverie.process import schedules
 from reverie.rng import Rng
 from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.foreign import open_folder, write_folder
@@ -122,3 +126,37 @@ def test_what_is_written_opens_there_and_here(written, tmp_path):
     again.scheduler = theirs.scheduler
     close(ours(system), reference(again, system))
     close(ours(open_folder(tmp_path / "copy")), reference(theirs, system))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """(base, refiner) of diffusers with one autoencoder, and ours of their folders."""
+    torch.manual_seed(1)
+    base, fine = PIPELINES["sdxl"](), refiner()
+    fine.vae.load_state_dict(base.vae.state_dict())
+    made = []
+    for name, pipe in (("base", base), ("fine", fine)):
+        pipe.set_progress_bar_config(disable=True)
+        folder = tmp_path_factory.mktemp(name)
+        pipe.save_pretrained(folder)
+        made.append(open_folder(folder))
+    return base, fine, *made
+
+
+def test_a_refiner_draws_the_end(pair):
+    base, fine, first, second = pair
+    said = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": 3.0, "num_inference_steps": 5, "output_type": "latent"}
+    half = base(latents=noise(first), height=SIZE[0], width=SIZE[1], denoising_end=0.8, **said).images
+    sizes = {"original_size": SIZE, "target_size": SIZE}
+    whole = fine(image=half, denoising_start=0.8, **sizes, **said).images
+    latents, image = ours(replace(first, refiner=second))
+    assert (latents - whole).abs().max() < 1e-4 * whole.abs().max() and image.std() > 5
+    alone = ours(first)[0]
+    assert (alone - latents).abs().max() > 1e-2 and torch.equal(ours(replace(first, refiner=second), handover=1.0)[0], alone)
+
+
+def test_a_refiner_of_another_process_is_refused(pair):
+    _, _, first, second = pair
+    other = replace(second, denoiser=Denoiser(second.denoiser.net, schedules.flow(), second.denoiser.rule))
+    with pytest.raises(UserError, match="trained on other processes"):
+        ours(replace(first, refiner=other))

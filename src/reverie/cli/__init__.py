@@ -16,6 +16,8 @@ COMMANDS = {
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",
     "solvers": "the samplers, and what other tools call them",
+    "systems": "the published models that can be opened, and what they need",
+    "convert": "a published model as a folder that diffusers opens",
 }
 
 

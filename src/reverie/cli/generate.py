@@ -22,7 +22,21 @@ from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
 from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
 
-TAKEN = ("style", "count", "seed", "steps", "guidance", "negative", "solver", "grid", "height", "width", "batch", "strict")
+TAKEN = (
+    "style",
+    "count",
+    "seed",
+    "steps",
+    "guidance",
+    "negative",
+    "solver",
+    "grid",
+    "handover",
+    "height",
+    "width",
+    "batch",
+    "strict",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,10 @@ class Generate:
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
+    refiner: str = ""
+    """A model that draws the end of the way, as Stable Diffusion XL's refiner."""
+    handover: float = 0.8
+    """The share of the way before the refiner takes over."""
     height: int | None = None
     width: int | None = None
     """Pixels; what the model was trained on where they are not given."""
@@ -86,7 +104,7 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
     if asked.solver and (meant(asked.solver)[1] or told.get("grid") == TUNED):
         told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well, and a tuned solver's is its own
-    asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, **told))
+    asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, refiner=made.refiner, **told))
     return replace(asked, prompt=asked.prompt or made.settings.prompt), made
 
 
@@ -94,6 +112,9 @@ def opened(asked: Generate, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
         system = open_model(asked.model, asked.opening)
+        if asked.refiner:
+            refiner = open_model(asked.refiner, asked.opening)
+            system = replace(system, refiner=replace(refiner, about={**refiner.about, "given": asked.refiner}))
     except UserError as error:
         if made is None or asked.model != made.model:
             raise

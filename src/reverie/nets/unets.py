@@ -76,3 +76,12 @@ LDM_8_TEXT = UNetConfig(
     in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), heads=8, context_dim=1280
 )
 """The U-Net of the text to picture model of 1.45 billion parameters: 872,300,484."""
+
+SD_1 = UNetConfig(in_channels=4, out_channels=4, channels=320, mult=(1, 2, 4, 4), attention=(0, 1, 2), heads=8, context_dim=768)
+"""Stable Diffusion 1: 859,520,964; with 9 channels in, for inpainting, 859,535,364."""
+SD_2 = replace(SD_1, head_width=64, context_dim=1024)
+"""Stable Diffusion 2: 865,910,724."""
+SDXL = replace(SD_2, mult=(1, 2, 4), attention=(1, 2), depth=(1, 2, 10), context_dim=2048, vector_dim=2816)
+"""Podell et al., arXiv:2307.01952: 2,567,463,684."""
+SDXL_REFINER = replace(SD_2, channels=384, attention=(1, 2), depth=4, context_dim=1280, vector_dim=2560)
+"""Its refiner: 2,259,526,660."""

@@ -25,6 +25,11 @@ READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatar
 
 def open_model(name: str, opening: Opening = USUAL) -> System:
     """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use."""
+    return placed(read_model(name, opening), opening)
+
+
+def read_model(name: str, opening: Opening = USUAL) -> System:
+    """The same as it lies in its files: its weights are of their types, and not yet where they compute."""
     path = place(name)
     memory.check(Folder(path, opening).weights.values() if is_folder(path) else [[path]], opening, name)
     if is_folder(path):
@@ -33,7 +38,7 @@ def open_model(name: str, opening: Opening = USUAL) -> System:
         system = open_file(path, opening)
     else:
         system = load(path)
-    return placed(replace(system, tuned=tuned(system, path)), opening)
+    return replace(system, tuned=tuned(system, path))
 
 
 def open_reader(name: str | Path) -> Reader:

@@ -32,6 +32,8 @@ class System:
     """Kind of thing that is said ("prompt", "class") -> what makes a condition of it; none = unconditional."""
     defaults: Sampling = field(default_factory=Sampling)
     about: dict[str, Any] = field(default_factory=dict)
+    refiner: "System | None" = None
+    """A system that draws the end of the way, on the same process and in the same space."""
     tuned: Mapping[int, Tuned] = field(default_factory=dict)
     """Solvers fitted to this model (`reverie tune`), by their evaluations."""
 

@@ -19,6 +19,7 @@ from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError, nearest
 from reverie.guide import cfg
+from reverie.guide.experts import Experts, Heard
 from reverie.process.grids import GRIDS
 from reverie.rng import Rng
 from reverie.solve import Solver, Step, find, named, trace
@@ -33,7 +34,7 @@ KINDS: Mapping[str, tuple[Any, str]] = {
     "negative": ((str, Integral), "text or the number of a class"),
     **dict.fromkeys(("seed", "count", "steps", "batch", "height", "width"), WHOLE),
     **dict.fromkeys(("style", "solver", "grid"), TEXT),
-    "guidance": (Real, "a number"),
+    **dict.fromkeys(("guidance", "handover"), (Real, "a number")),
     "strict": (bool, "true or false"),
 }
 FILLED = ("steps", "guidance", "solver", "grid", "height", "width")
@@ -74,6 +75,7 @@ class Settings:
     grid: str | None = None
     height: int | None = None
     width: int | None = None
+    handover: float = 0.8
     batch: int = 16
     strict: bool = False
 
@@ -111,6 +113,8 @@ class Settings:
                 raise UserError(f"{name} is {value}; it must be at least 1 and at most {most}")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; seeds are 0 or larger")
+        if not 0 <= self.handover <= 1:
+            raise UserError(f"handover is {self.handover}; it is the share of the way before the refiner, between 0 and 1")
         if self.guidance is not None and not abs(self.guidance) <= 1e6:  # so that NaN is refused, too
             raise UserError(f"guidance is {self.guidance}; it must lie between -1e6 and 1e6")
 
@@ -187,7 +191,15 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Model, Any]:
-    """The denoiser with everything the settings ask for, and its condition."""
+    """The denoiser with everything the settings ask for, and its condition; with a refiner, those of both."""
+    model, cond = _guided(system, settings, texts)
+    if system.refiner is None:
+        return model, cond
+    second, told = _guided(system.refiner, settings, texts)
+    return Experts(model, second, 1 - settings.handover), Heard(cond, told)
+
+
+def _guided(system: System, settings: Settings, texts: Sequence[Any]) -> tuple[Model, Any]:
     model: Any = OneByOne(system.denoiser) if settings.strict else system.denoiser
     if (encoder := system.prompt_encoder) is None:
         if any(t != "" for t in texts):

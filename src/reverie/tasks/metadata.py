@@ -28,11 +28,15 @@ PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 @dataclass(frozen=True)
 class Made:
-    """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits."""
+    """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits.
+
+    refiner: the model that drew the end of the way, likewise; "" for none.
+    """
 
     settings: Settings
     model: str
     hash: str = ""
+    refiner: str = ""
 
     def fits(self, system: System) -> bool:
         """Whether these are the weights that made it, as far as is known."""
@@ -61,6 +65,8 @@ def infotext(picture: Picture, system: System) -> str:
         "RNG": "CPU",
         "Version": "reverie",
     }
+    if system.refiner is not None:
+        pairs |= {"Refiner": system.refiner.name, "Refiner switch at": s.handover}
     if grid_of(schedule, "a1111") != s.grid:
         pairs["Grid"] = s.grid  # what its arguments are; other readers pass over a name they do not know
     lines = [str(picture.prompt)] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
@@ -75,7 +81,8 @@ def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
 
 def source(system: System, model: str = "") -> dict[str, Any]:
     """Which model it was; model as in `record`."""
-    return {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
+    made = {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
+    return made if system.refiner is None else made | {"refiner": system.refiner.about.get("given", system.refiner.name)}
 
 
 def save(picture: Picture, system: System, path: Path, model: str = "") -> None:
@@ -129,7 +136,7 @@ def _ours(said: str, path: Path) -> Made:
         settings = {k: v for k, v in found["settings"].items() if k in known}
         model = found["model"]
         made = Settings(**settings | {"prompt": (settings["prompt"],)})
-        return Made(made, str(model.get("given") or model["name"]), str(model.get("hash", "")))
+        return Made(made, str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 
