@@ -20,7 +20,7 @@ from diffusers import (
 )
 from PIL import Image
 from published import awake
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_generate import command
 from test_pixel_nets import BASE, FIRST, RESNET, SCALED, SMALL, described, plain_types, stored, whole
 
@@ -192,17 +192,18 @@ FILES = {
 @torch.no_grad()
 def test_the_authors_files(name, tmp_path):
     config, classes, new, (side, steps, table, clock) = FILES[name]
-    system = open_file(saved(name, config, tmp_path, classes, new))
+    path = saved(name, config, tmp_path, classes, new)
+    system, tensors = open_file(path), load_file(path)
     model = system.denoiser
     assert model.net.config == replace(config, depth=1) and model.learned_variance and model.bound == 1
     assert system.defaults.size == (side, side) and system.about["name"] == name
     assert (model.path.card["name"], model.path.steps, model.clock.card) == (table, steps, {"name": "timestep", **clock})
     # the net is told the number of the step, or its thousandth part of the whole
-    net, x, t = system.denoiser.net, torch.randn(2, 3, 16, 16), torch.tensor([0.25, 0.75], dtype=torch.float64)
-    tensors = stored(taken(net, original.unet(config, new)))
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.25, 0.75], dtype=torch.float64)
     told = (t * steps - 1) * (clock["steps"] / steps)
     cond = system.encoders["class"].prompts([7, 990]) if classes else None
-    wanted = described(tensors, x, told.float(), config.heads_of, whole=new, vector=0.0 if cond is None else cond.vector)
+    vector = tensors["label_emb.weight"][[7, 990]] if classes else 0.0
+    wanted = described(tensors, x, told.float(), config.heads_of, whole=new, vector=vector)
     assert (model.raw(x, t, cond) - wanted).abs().max() < 1e-5 * wanted.abs().max()
     prompt = {"prompt": 3} if classes else {}
     image = generate(system, **prompt, steps=3, height=16, width=16, solver="ddpm-learned", grid="trailing()")[0]
