@@ -11,8 +11,13 @@ captions. `COMBINATIONS` are what nobody has drawn; there are no real pictures o
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+import numpy as np
+
+from reverie.data.pictures import Pictures
+from reverie.errors import UserError
 
 _NEVER = """
     fox; zebra; parrot; penguin; hedgehog; lobster; snail; flamingo; kangaroo; otter; rhinoceros; sloth; skunk; mosquito;
@@ -88,3 +93,18 @@ def unsaid(caption: str, label: str) -> str:
 def often(attributes: Sequence[Mapping[str, str]]) -> list[int]:
     """How many times each picture is met in a round: 1 for people, flags and symbols, of which many differ little, else 3."""
     return [1 if a.get("group") in ("people-body", "flags", "symbols") else 3 for a in attributes]
+
+
+def parted(pictures: Pictures) -> tuple[Pictures, Pictures]:
+    """(training, held out): the concepts of `HELD_OUT` are held out; captions are without the words of `PARAPHRASES`.
+
+    Raises UserError where these are not the emoji.
+    """
+    if pictures.attributes is None or pictures.caption is None or not all("label" in a for a in pictures.attributes):
+        raise UserError(f"{pictures.name} does not say what its pictures are called: make a set with `reverie data emoji`")
+    labels, caption = [a["label"] for a in pictures.attributes], pictures.caption
+    pure = replace(pictures, caption=lambda i, rng: unsaid(caption(i, rng), labels[i]))
+    held = np.array([label in HELD_OUT for label in labels])
+    if not held.any() or held.all():
+        raise UserError(f"{pictures.name} is not the set of all emoji: make one with `reverie data emoji`")
+    return pure.take(np.flatnonzero(~held)), pure.take(np.flatnonzero(held))

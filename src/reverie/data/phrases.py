@@ -1,6 +1,6 @@
 """Phrases to learn the meaning of words from: names and tags of pictures, WordNet's lemmas, and both put together in new ways.
 
-WordNet 3.0 (Princeton; free for any use): the files `index.noun`, ... of Debian's `wordnet-base`, read where they are. The
+WordNet 3.0 (Princeton; free for any use): the file `data.noun` of Debian's `wordnet-base`, read where they are. The
 combinations are plain forms ("a blue N", "N with N") over everything that has a name.
 """
 
@@ -14,7 +14,8 @@ from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 
 WORDNET = "/usr/share/wordnet"
-PLAIN = re.compile(r"[a-z]+(?:[ '-][a-z]+){0,2}")
+FILES = frozenset(["05", "06", "08", "13", "17", "18", "19", "20"])  # of animals, artefacts, ...: WordNet's lexicographer files
+PLAIN = re.compile(r"[a-z]+(?:[ '-][a-z]+)?")
 LOOKS = (
     *("red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "grey", "golden", "silver"),
     *("light blue", "dark green", "colorful", "striped", "transparent", "shiny", "wooden", "stone", "metal", "glass", "paper"),
@@ -45,33 +46,29 @@ def atoms(pictures: Pictures, draws: int = 12) -> list[str]:
 
 
 def lemmas(folder: str | Path = WORDNET) -> list[str]:
-    """WordNet's words and phrases of at most three words, the common ones (met in tagged texts) first.
+    """WordNet's names of what can be drawn, of one or two words: animals, artefacts, bodies, food, objects, people, plants.
 
     UserError where the folder is not there.
     """
-    found: dict[str, bool] = {}
     try:
-        for kind in ("noun", "verb", "adj"):
-            for line in (Path(folder) / f"index.{kind}").read_text().splitlines():
-                if not line.startswith(" ") and PLAIN.fullmatch(word := line.split(" ", 1)[0].replace("_", " ")):
-                    tagged = int(line.split()[-int(line.split()[2]) - 1]) > 0
-                    found[word] = found.get(word, False) or tagged
+        lines = (Path(folder) / "data.noun").read_text().splitlines()
     except OSError as error:
-        raise UserError(
-            f"{folder} is not WordNet's folder ({error.strerror}): apt-get install wordnet-base, or leave it out"
-        ) from None
-    return sorted(found, key=lambda word: (not found[word], word))
+        remedy = "apt-get install wordnet-base, or leave it out"
+        raise UserError(f"{folder} is not the folder of WordNet ({error.strerror}): {remedy}") from None
+    rows = (line.split("|")[0].split() for line in lines if line[:1] != " ")
+    drawable = (row for row in rows if row[1] in FILES)
+    found = (row[4 + 2 * k].replace("_", " ") for row in drawable for k in range(int(row[3], 16)))
+    return list(dict.fromkeys(word for word in found if PLAIN.fullmatch(word)))
 
 
-def phrases(pictures: Pictures, words: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """`count` different phrases at most: every atom, captions, common words and some rarer ones, and as many combinations."""
+def phrases(pictures: Pictures, words: Sequence[str], common: Sequence[str], count: int, seed: int = 0) -> list[str]:
+    """`count` different phrases at most: every atom and common word, some of `words`, captions, and as many combinations."""
     rng = np.random.default_rng(seed)
     known, caption = atoms(pictures), pictures.caption
     assert caption is not None
-    common = words[: len(words) // 4]
-    some = [words[i] for i in rng.permutation(len(words))[: count // 4]]
+    some = [words[i] for i in rng.permutation(len(words))[: count // 10]]
     out = dict.fromkeys([*known, *common, *some])
-    out.update(dict.fromkeys(caption(int(i), rng) for i in rng.integers(len(pictures), size=count // 6)))
+    out.update(dict.fromkeys(caption(int(i), rng) for i in rng.integers(len(pictures), size=count // 5)))
     while len(out) < count:
         out[_combined(rng, known, common or known)] = None
     return list(out)[:count]

@@ -1,15 +1,16 @@
-"""Free text through a small encoder of our own that has no vocabulary: every word is read by its letters.
+"""Free text through a small encoder of our own that can spell: words it does not know are read by their letters.
 
-Words and runs of three to five letters are hashed (CRC-32) into the rows of a table, so a word that no caption held still says what
-its letters tell; what it knows of English it was taught by a larger encoder (`train/distilling.py`). An emoji in a prompt is read
-by its Unicode name.
+Runs of three to five letters of an unknown word are hashed (CRC-32) into the rows of a table, so that it still says what its
+letters tell ("puppies", "catlike", "strawbery"), and `notes` says that it was guessed. What the encoder knows of English it was
+taught by a larger one (`train/distilling.py`). An emoji in a prompt is read by its Unicode name.
 """
 
+import difflib
 import functools
 import math
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from torch import Tensor
 from reverie.card import remembers
 from reverie.denoiser import Cond
 from reverie.encode.words import INSTEAD, NEGATIONS, split
-from reverie.nets.letters import OWN, LettersConfig, LettersTransformer
+from reverie.nets.letters import LettersConfig, LettersTransformer
 
-EMPTY = 1  # the row of the empty prompt; 0 is of what is not there
+EMPTY, FIRST = 1, 2  # the row of the empty prompt, and the first of the vocabulary's; 0 is of what is not there
 LONGEST = 40  # letters of a word that are looked at
 RUNS = (3, 4, 5)
 KEPT = 50_000  # words whose rows are remembered
@@ -37,35 +38,42 @@ def _name(sign: str) -> str:
 
 
 @functools.lru_cache(KEPT)
-def rows(word: str, table: int, most: int) -> tuple[int, ...]:
-    """The 2 + `most` rows of a word in a table of `table`: its own, those of its runs of letters, 0 for what is missing."""
+def runs(word: str, table: int, most: int) -> tuple[int, ...]:
+    """The `most` rows, in a table of `table`, of the runs of letters of a word; 0 for what is missing."""
     spelt = f"<{word[:LONGEST]}>"
-    own = [_row(f"{k}{word}", table) for k in range(OWN)]
-    runs = [_row(spelt[i : i + n], table) for n in RUNS for i in range(len(spelt) - n + 1)][:most]
-    return (*own, *runs, *[0] * (most - len(runs)))
-
-
-def _row(text: str, table: int) -> int:
-    return EMPTY + 1 + zlib.crc32(text.encode()) % (table - EMPTY - 1)
+    found = [1 + zlib.crc32(spelt[i : i + n].encode()) % (table - 1) for n in RUNS for i in range(len(spelt) - n + 1)][:most]
+    return (*found, *[0] * (most - len(found)))
 
 
 @remembers
 class Letters(LettersTransformer):
     """Prompts -> Cond with tokens (B, L, width), mask (B, L) and their vector (B, out), whose entries have a mean square of 1."""
 
-    def __init__(self, text: LettersConfig) -> None:
+    def __init__(self, vocabulary: Sequence[str], text: LettersConfig) -> None:
         super().__init__(text)
+        self.vocabulary = tuple(vocabulary)
+        self.ids = {word: FIRST + i for i, word in enumerate(self.vocabulary)}
+        if FIRST + len(self.vocabulary) > text.words:
+            raise ValueError(f"{len(self.vocabulary)} words do not fit into a table of {text.words} rows")
 
-    def tokenise(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, L, 2 + runs) and mask (B, L), cut or padded to the encoder's length L; the empty prompt is a word of its own."""
+    def tokenise(self, prompts: Sequence[str], spell: Callable[[], bool] = lambda: False) -> tuple[Tensor, Tensor]:
+        """ids (B, L, 1 + runs) and mask (B, L), cut or padded to the encoder's length L; the empty prompt is a word of its own.
+
+        spell: asked of every word in turn whether it is to be spelt although it is known, as is done now and then in training.
+        """
         c = self.config
-        ids = torch.zeros(len(prompts), c.length, OWN + c.runs, dtype=torch.int64)
+        ids = torch.zeros(len(prompts), c.length, 1 + c.runs, dtype=torch.int64)
         mask = torch.zeros(len(prompts), c.length, dtype=torch.bool)
         for k, prompt in enumerate(prompts):
-            spelt = [rows(word, c.rows, c.runs) for word in words(prompt)[: c.length]] or [(EMPTY, *[0] * (OWN + c.runs - 1))]
-            ids[k, : len(spelt)] = torch.tensor(spelt)
-            mask[k, : len(spelt)] = True
+            read = [self._row(word, spell()) for word in words(prompt)[: c.length]] or [(EMPTY, *[0] * c.runs)]
+            ids[k, : len(read)] = torch.tensor(read)
+            mask[k, : len(read)] = True
         return ids.to(self.positions.device), mask.to(self.positions.device)
+
+    def _row(self, word: str, spelt: bool) -> tuple[int, ...]:
+        c = self.config
+        known = 0 if spelt else self.ids.get(word, 0)
+        return (known, *[0] * c.runs) if known else (0, *runs(word, c.rows, c.runs))
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         ids, mask = self.tokenise(prompts)
@@ -84,6 +92,10 @@ class Letters(LettersTransformer):
                 out.append(f"'{word}' is hardly understood; this model cannot be told what something is not: {INSTEAD}")
             elif not any(c.isascii() for c in word):
                 out.append(f"'{word}' means little to this model, which has read English only: say it in English")
+            elif word not in self.ids and not word.isdigit():
+                close = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.8)
+                remedy = f"; did you mean '{close[0]}'?" if close else ""
+                out.append(f"'{word}' is not a word this model knows, and was guessed by its letters{remedy}")
         if len(found) > self.config.length:
             out.append(f"only the first {self.config.length} words are read; ignored: {' '.join(found[self.config.length :])}")
         return out

@@ -5,15 +5,16 @@ from types import MappingProxyType
 from typing import Any
 
 from reverie.systems.autoencoder.recipe import AUTOENCODER, DC_AUTOENCODER, VQ_AUTOENCODER
+from reverie.systems.avatars.latent import AUTOENCODER_128, LATENT
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
-from reverie.systems.emoji.recipe import EMOJI, EMOJI_WORDS
+from reverie.systems.emoji.recipe import EMOJI, EMOJI_READER, EMOJI_WORDS
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
 from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
 from reverie.systems.toy.recipe import TOY
 
 PRESETS = (
-    *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
-    *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER),
+    *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER_128, LATENT, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
+    *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER, EMOJI_READER),
 )
 RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

@@ -20,7 +20,7 @@ from reverie.systems.weights import CARD, load, load_any
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"}
-READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion")}
+READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion", "emoji")}
 
 
 def open_model(name: str, opening: Opening = USUAL) -> System:

@@ -20,6 +20,7 @@ from reverie.denoiser import CLOCKS, Denoiser
 from reverie.encode import ENCODERS, SAID
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
+from reverie.measure.matching import Matcher
 from reverie.measure.reader import Reader
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
@@ -179,7 +180,7 @@ def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
         made: dict[str, Any] = {
             "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},
             "codec": None if card["codec"] is None and not whole else rebuild(card["codec"], CODECS, f"{path}: codec"),
-            "reader": None if card.get("reader") is None else rebuild(card["reader"], (Reader,), f"{path}: reader"),
+            "reader": None if card.get("reader") is None else rebuild(card["reader"], (Reader, Matcher), f"{path}: reader"),
         }
     about = {**_about(card["about"], f"{path}: about"), "hash": stamp}
     if not whole:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reverie.data.emoji_prompts import parted
 from reverie.data.pictures import Pictures
 from reverie.data.sets import KINDS, Kind, kind_of, open_pictures
 from reverie.errors import UserError
@@ -71,7 +72,7 @@ def _real(system: System, source: str, samples: int, data: str) -> Real:
     rest, reference, floor = _halves(pictures, samples)
     if kind.test:
         floor = _some(kind.test(where, size), samples)
-    return Real(rest, reference, floor, _seen(system, pictures))
+    return Real(rest, reference, floor, pictures, _seen(system, pictures))
 
 
 def _whereabouts(kind: Kind, data: str) -> str:
@@ -84,6 +85,8 @@ def _seen(system: System, pictures: Pictures) -> tuple[Pictures, Pictures] | Non
     told = system.about.get("data", {})
     if (told.get("name"), told.get("count")) != (pictures.name, len(pictures)):
         return None
+    if told.get("held_out") == "concepts":
+        return parted(pictures)
     holdout = system.about.get("recipe", {}).get("training", {}).get("holdout", 256)
     return pictures.split(min(holdout, max(1, len(pictures) // 10)))
 
@@ -109,17 +112,19 @@ def _measure(system: System, real: Real, judge: Judge, made: Sequence[Picture], 
     images = array(made)
     plain, empty = images[:samples], noise(images[:samples])
     yard = Yardstick(judge.features, real.reference.images, real.seen and (real.seen[0].images, real.seen[1].images))
-    marks, first = {}, 0
+    marks, first = {}, judge.begins
     for kind, asked in judge.asked.items():
         assert judge.reader is not None
         marks[kind] = shown(images[first : first + len(asked.prompts)], asked.attributes, judge.reader)
         first += len(asked.prompts)
+        if kind in judge.genuine:
+            marks[f"{kind}, in real pictures"] = shown(*judge.genuine[kind], judge.reader)
     own = floor = ceiling = None
     if judge.reader is not None:
         wanted = next(iter(judge.asked.values())).attributes
         own = next(iter(marks.values())).overall
-        floor = shown(real.floor.images, judge.shown, judge.reader).overall
-        ceiling = shown(empty, wanted, judge.reader).overall
+        floor = shown(*next(iter(judge.genuine.values()), (real.floor.images, judge.shown)), judge.reader).overall
+        ceiling = shown(noise(images[judge.begins :][: len(wanted)]), wanted, judge.reader).overall
     nfe, seconds = (float(np.mean(some)) for some in zip(*((p.nfe, p.seconds) for p in made), strict=True))
     rows = (
         yard.row(system.name, plain, own, nfe=nfe, seconds=seconds, note=judge.note),

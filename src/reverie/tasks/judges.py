@@ -1,5 +1,6 @@
 """How a kind of data is judged: which prompts are asked, in whose features distances are taken, and who says what is seen."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from reverie.data.avatar_attributes import STYLES
 from reverie.data.avatars import avatars
+from reverie.data.emoji_prompts import HELD_OUT, wishes
 from reverie.data.pictures import Pictures
 from reverie.data.sets import AVATARS, EMOJI, FASHION, FOLDER
 from reverie.measure.agreement import Reads
@@ -15,9 +17,11 @@ from reverie.measure.classes import ClassReader
 from reverie.measure.features import Features, imagenet
 from reverie.measure.prompts import avatar_prompts
 from reverie.systems import System
-from reverie.systems.shipped import open_reader
+from reverie.systems.emoji.reader import ASKED
+from reverie.systems.shipped import READERS, open_reader
 
 WISHES = "what was asked"
+KINDS_SAID = {"name": "concepts never trained on", "paraphrase": "paraphrases", "combination": "new combinations"}
 NEW = 120  # prompts that ask for combinations kept out of training
 FITTED = 1000  # real pictures, at most, that a reader of classes is fitted to: a minute of one core
 
@@ -26,6 +30,8 @@ FITTED = 1000  # real pictures, at most, that a reader of classes is fitted to: 
 class Real:
     """reference, floor: disjoint, as many of each as are made. rest: all that the floor is not of; the reference is some of it.
 
+    all: every one of them.
+
     seen: what the model was trained on, and what was held out of it; None where these are not the pictures it was trained on: then
     nothing can be called a copy.
     """
@@ -33,6 +39,7 @@ class Real:
     rest: Pictures
     reference: Pictures
     floor: Pictures
+    all: Pictures
     seen: tuple[Pictures, Pictures] | None
 
 
@@ -58,6 +65,10 @@ class Judge:
     """What each picture of the floor shows: read like the others, it says how far the reader can be trusted."""
     note: str = ""
     """What must be known of the agreement, or why there is none."""
+    begins: int = 0
+    """Where in `prompts` those of `asked` begin; what stands before them is asked of nobody but the distances."""
+    genuine: Mapping[str, tuple[np.ndarray, Sequence[Mapping[str, str]]]] = field(default_factory=dict)
+    """By kind of prompt, real pictures of what is asked, where the floor shows other things, and what each of them shows."""
 
 
 Maker = Callable[[System, Real, int, int], Judge]
@@ -109,6 +120,31 @@ def by_example(system: System, real: Real, samples: int, seed: int) -> Judge:
     return Judge(features=imagenet(), space="EfficientNet-Lite0", prompts=prompts, note=note)
 
 
+def of_emoji(system: System, real: Real, samples: int, seed: int) -> Judge:
+    """Captions of real pictures for the distances; then 200 prompts, which pictures are to find among all of them."""
+    judge = by_example(system, real, samples, seed)
+    if not os.path.exists(READERS["emoji"]):
+        return replace(judge, note=_unread("this version comes without the judge of emoji"))
+    pictures = real.all
+    labels = [a["label"] for a in pictures.attributes or ()]
+    if system.prompt_encoder is None or not set(labels) >= HELD_OUT:
+        return replace(judge, note=_unread("the model takes no words, or these are not all emoji"))
+    styles = sorted({a["style"] for a in pictures.attributes or ()})
+    asked, genuine = {}, {}
+    for kind in dict.fromkeys(wish.kind for wish in wishes()):
+        some = [w for w in wishes() if w.kind == kind]
+        texts = [f"{w.text}, {styles[k % len(styles)].replace('-', ' ')} style" for k, w in enumerate(some)]
+        asked[KINDS_SAID[kind]] = Asked(texts, [{ASKED: w.text} for w in some])
+        shows = {w.label: w.text for w in some if w.label}
+        rows = [i for i, label in enumerate(labels) if label in shows]
+        if rows:
+            genuine[KINDS_SAID[kind]] = pictures.images[rows], [{ASKED: shows[labels[i]]} for i in rows]
+    prompts = [*judge.prompts, *(text for some in asked.values() for text in some.prompts)]
+    note = "agreement: how often the picture finds its prompt among 200 (R@1; by chance 0.5 %), for concepts never trained on"
+    reader = open_reader("emoji")
+    return replace(judge, prompts=prompts, asked=asked, begins=samples, genuine=genuine, reader=reader, note=note)
+
+
 def _unread(why: str) -> str:
     return f"agreement: not measured, because {why}"
 
@@ -123,7 +159,7 @@ def _said(system: System, pictures: Pictures, i: int, rng: np.random.Generator) 
 
 JUDGES: Mapping[str, Maker] = {
     AVATARS.name: of_avatars,
-    EMOJI.name: by_example,
+    EMOJI.name: of_emoji,
     FASHION.name: of_clothes,
     FOLDER.name: of_folder,
 }

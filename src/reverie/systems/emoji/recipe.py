@@ -5,19 +5,19 @@ reverie train autoencoder --source emoji --data emoji.safetensors --out runs/emo
 reverie train emoji --data emoji.safetensors --wording runs/emoji-words --codec runs/emoji-codec --out runs/emoji
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reverie.data.emoji_prompts import HELD_OUT, often, unsaid
+from reverie.data.emoji_prompts import often, parted
 from reverie.data.pictures import Pictures
 from reverie.denoiser import Denoiser
 from reverie.encode import Encoder
-from reverie.errors import UserError
 from reverie.measure.features import places
 from reverie.nets.dit import DiTConfig
 from reverie.nets.letters import LettersConfig
+from reverie.systems.emoji.reader import MatcherRecipe
 from reverie.systems.emoji.words import DistilledRecipe
 from reverie.systems.recipe import Objective, Recipe, encode
 from reverie.systems.system import Sampling
@@ -37,14 +37,12 @@ class EmojiRecipe(Recipe):
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
         """(training, held out): the concepts of `HELD_OUT` are held out; captions are without the words of `PARAPHRASES`."""
-        if pictures.attributes is None or pictures.caption is None or not all("label" in a for a in pictures.attributes):
-            raise UserError(f"{pictures.name} does not say what its pictures are called: make a set with `reverie data emoji`")
-        labels, caption = [a["label"] for a in pictures.attributes], pictures.caption
-        pure = replace(pictures, caption=lambda i, rng: unsaid(caption(i, rng), labels[i]))
-        held = np.array([label in HELD_OUT for label in labels])
-        if not held.any() or held.all():
-            raise UserError(f"{pictures.name} is not the set of all emoji: make one with `reverie data emoji`")
-        return pure.take(np.flatnonzero(~held)), pure.take(np.flatnonzero(held))
+        return parted(pictures)
+
+    def card(self, pictures: Pictures | None = None) -> dict[str, Any]:
+        """What the file says of its making; and that concepts were held out, so that copies are looked for among the others."""
+        about = super().card(pictures)
+        return about if pictures is None else {**about, "data": {**about["data"], "held_out": "concepts"}}
 
     def _job(self, denoiser: Denoiser, codec: Any, encoder: Encoder | None, train: Pictures, held: Pictures) -> Diffusion:
         rows = np.repeat(np.arange(len(train)), often(train.attributes or ()))
@@ -139,5 +137,14 @@ EMOJI = EmojiRecipe(
         "yellow car, noto style",
         "cat with a top hat, fluent 3d style",
         "blue rose, noto style",
+    ),
+)
+
+EMOJI_READER = MatcherRecipe(
+    name="emoji-reader",
+    about="the judge of emoji: finds the prompt that a picture shows among 200",
+    source="emoji",
+    training=Training(
+        steps=800, batch=256, rate=1e-3, warmup=50, decay=0.7, weight_decay=0.1, widths=(0.1,), snapshots=0, bf16=False, seed=103
     ),
 )

@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 from reverie.data.npm import cache
-from reverie.data.phrases import WORDNET, lemmas, phrases
+from reverie.data.phrases import LOOKS, WORDNET, atoms, lemmas, phrases
 from reverie.data.pictures import Pictures
 from reverie.encode import Letters
+from reverie.encode.letters import FIRST
+from reverie.encode.words import split
 from reverie.files import load_tensors, save_tensors
 from reverie.nets.letters import LettersConfig
 from reverie.nets.precision import inside
 from reverie.systems.recipe import Preset
 from reverie.systems.system import Part
-from reverie.train.distilling import Distilling, minilm
+from reverie.train.distilling import Distilling, MiniLM, Teacher, begin
 from reverie.train.loop import Job
 
 
-def taught(said: Sequence[str], dtype: torch.dtype | None) -> Tensor:
+def taught(teacher: Teacher, said: Sequence[str], dtype: torch.dtype | None) -> Tensor:
     """The teacher's vectors (N, D) of these phrases, float16; kept in the cache for runs that go on."""
-    name = hashlib.sha256("\n".join((*said, str(dtype))).encode()).hexdigest()[:16]
-    path = cache().parent / "teacher" / f"minilm-{name}.safetensors"
+    name = hashlib.sha256("\n".join((type(teacher).__name__, str(dtype), *said)).encode()).hexdigest()[:16]
+    path = cache().parent / "teacher" / f"{name}.safetensors"
     if path.exists():
         return load_tensors(path)[0]["vectors"]
     print(f"reverie: the teacher reads {len(said)} phrases", file=sys.stderr)
-    teacher = minilm()
     with inside(dtype, torch.device("cpu")):
         vectors = teacher(said).half()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,22 +37,35 @@ def taught(said: Sequence[str], dtype: torch.dtype | None) -> Tensor:
     return vectors
 
 
+def vocabulary(pictures: Pictures, nouns: Sequence[str], teacher: Teacher, count: int) -> list[str]:
+    """The words that get rows of their own: those of captions, the teacher's most common, and nouns that it cuts in two."""
+    own = dict.fromkeys(w for part in (*atoms(pictures), *LOOKS) for w in split(part))
+    ranks = {w: teacher.pieces(w) for noun in nouns for w in split(noun)}
+    two = sorted((w for w in ranks if len(ranks[w]) == 2), key=lambda w: (max(ranks[w]), w))
+    nouns_first = [w for w in ranks if len(ranks[w]) == 1]
+    return list(dict.fromkeys((*own, *nouns_first, *teacher.common()[: count * 6 // 10], *two)))[:count]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistilledRecipe(Preset):
     """A text encoder that learns from a larger one; the pictures give it the words it needs most, and WordNet the others."""
 
     words: LettersConfig
-    phrases: int = 160_000
+    phrases: int = 80_000
     """How many different phrases there are."""
     wordnet: str = WORDNET
     """The folder of WordNet; '' = only words of the captions."""
 
     def prepare(self, pictures: Pictures) -> tuple[Part, Job]:
         """A fresh encoder, and its training job; the teacher reads all phrases first, which takes minutes."""
+        teacher, dtype = MiniLM(), self.training.autocast
+        nouns = lemmas(self.wordnet) if self.wordnet else []
+        common = vocabulary(pictures, nouns, teacher, self.words.words - FIRST)
         torch.manual_seed(self.training.seed)
-        encoder = Letters(self.words)
-        said = phrases(pictures, lemmas(self.wordnet) if self.wordnet else [], self.phrases)
-        vectors = taught(said, self.training.autocast)
+        encoder = Letters(common, self.words)
+        begin(encoder, taught(teacher, common, dtype))
+        said = phrases(pictures, nouns, common, self.phrases)
+        vectors = taught(teacher, said, dtype)
         order = torch.randperm(len(said), generator=torch.Generator().manual_seed(0)).tolist()
         held, train = order[: min(self.training.holdout, len(said) // 10)], order[min(self.training.holdout, len(said) // 10) :]
         job = Distilling(
@@ -60,6 +74,6 @@ class DistilledRecipe(Preset):
             vectors[train],
             [said[i] for i in held],
             vectors[held],
-            autocast=self.training.autocast,
+            autocast=dtype,
         )
         return Part(encoders={"prompt": encoder}, about=self.card()), job
