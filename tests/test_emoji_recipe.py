@@ -10,26 +10,31 @@ from test_data_sets import colours
 
 from reverie.codec import Latent
 from reverie.data.emoji import emoji
-from reverie.data.emoji_prompts import COMBINATIONS, HELD_OUT, PARAPHRASES, often, unsaid, wishes
+from reverie.data.emoji_prompts import COMBINATIONS, HELD_OUT, PARAPHRASES, Wish, often, unsaid, wishes
 from reverie.data.packed import Packed, write
 from reverie.data.phrases import atoms, lemmas, phrases
 from reverie.encode import Letters
 from reverie.encode.letters import EMPTY, FIRST, runs, words
 from reverie.errors import UserError
 from reverie.measure import features
+from reverie.measure.matching import Matcher, contrast
 from reverie.nets.autoencoder import AutoencoderConfig
 from reverie.nets.dit import DiTConfig
 from reverie.nets.letters import LettersConfig
 from reverie.systems.emoji import words as wording
 from reverie.systems.recipes import RECIPES
+from reverie.systems.shipped import open_reader
 from reverie.systems.system import Part
-from reverie.systems.weights import load_any, save
+from reverie.systems.weights import load, load_any, save
+from reverie.tasks import judges
+from reverie.tasks.evaluate import evaluate
 from reverie.tasks.generate import generate
 from reverie.tasks.train import Session
 from reverie.train import Run, Training, fit
 from reverie.train.aligning import Aligned
 from reverie.train.distilling import Distilling, begin
 from reverie.train.loop import Key
+from reverie.train.matching import Matching
 
 KNOWN = ("red", "apple", "a", "phrase", "cat")
 TINY = LettersConfig(words=40, rows=500, narrow=16, width=32, depth=1, heads=2, length=8, runs=12, out=16)
@@ -251,3 +256,64 @@ def test_places_see_where_something_is():
     seen = (features.places(np.concatenate([plain, marked[:1]]), 8)[[0, 6]]).float().unflatten(1, (8, 8))
     apart = (seen[0] - seen[1]).square().mean(-1)
     assert seen.shape == (2, 8, 8, 432) and apart[:2, :2].mean() > 4 * apart[-2:, -2:].mean()
+
+
+# -- the judge
+
+
+def test_contrast_is_the_cross_entropy_where_each_has_one_partner_and_least_where_several_agree():
+    u, one = torch.eye(4), torch.eye(4, dtype=torch.bool)
+    wanted = -torch.tensor(2.0).exp().div(torch.tensor(2.0).exp() + 3).log()
+    torch.testing.assert_close(contrast(u, u, one, torch.tensor(0.5)), wanted.expand(4))
+    both = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    same = both @ both.T > 0
+    assert contrast(both, both, same, torch.tensor(0.01))[0] < contrast(both, both, one, torch.tensor(0.01))[0] + 1e-4
+    assert contrast(both, both.flip(0), same, torch.tensor(0.1))[0] > 9  # told what it is not
+
+
+def test_a_matcher_finds_what_it_has_never_seen(tmp_path):
+    """Pictures are a turned copy of their sentences' vectors: 12 concepts teach the turn, and 4 others are found by it."""
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(44, 6), dim=1)
+    seen = vectors @ torch.randn(6, 1280)
+    matcher = Matcher("prompt", [f"thing {k}" for k in range(4)], hidden=32)
+    sentences = [v[None] for v in vectors[:40]]
+    job = Matching(matcher, seen[None, :40], np.arange(40), sentences, vectors[40:], seen[40:], np.arange(4))
+    before = job.validate()
+    for _ in fit(Run(job, Training(steps=150, batch=40, rate=3e-3, widths=(0.1,), snapshots=0, bf16=False), tmp_path)):
+        continue
+    matcher.eval()
+    assert job.validate() == 0 < before
+
+
+@pytest.fixture
+def judge(drawn, tmp_path, monkeypatch):
+    """The file of a judge trained for three steps."""
+    monkeypatch.setattr("reverie.systems.emoji.reader.MiniLM", ByLetters)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    preset = replace(RECIPES["emoji-reader"], data=str(drawn), training=replace(RECIPES["emoji-reader"].training, **TRAINING))
+    assert all(np.isfinite(now.loss) for now in Session.open(preset, tmp_path / "judge", False))
+    return tmp_path / "judge" / "model.safetensors"
+
+
+def test_the_judge_is_a_reader_of_prompts(judge, drawn):
+    reader = open_reader(judge)
+    assert reader.told.abs().sum() > 0 and len(reader.values["prompt"]) == 200
+    told = reader.read(emoji(drawn).images[:3])
+    assert all(t["prompt"] in reader.values["prompt"] for t in told)
+
+
+def test_emoji_are_judged_by_retrieval(judge, drawn, pieces, tmp_path, monkeypatch):
+    list(Session.open(recipe(drawn, pieces), tmp_path / "run", False))
+    few = [Wish("fox", "fox", "name"), Wish("kitty", "cat", "paraphrase"), Wish("blue apple", "", "combination")]
+    monkeypatch.setattr(judges, "wishes", lambda: few)
+    monkeypatch.setattr(judges, "HELD_OUT", frozenset(["fox"]))
+    monkeypatch.setattr(judges, "READERS", {"emoji": judge})
+    monkeypatch.setattr(judges, "open_reader", lambda name: open_reader(judge))
+    found = evaluate(load(tmp_path / "run" / "model.safetensors"), 10, steps=1, guidance=1.0)
+    asked = {kind: sum(mark.asked.values()) for kind, mark in found.marks.items()}
+    new, said, both = "concepts never trained on", "paraphrases", "new combinations"
+    assert asked == {new: 1, f"{new}, in real pictures": 8, said: 1, f"{said}, in real pictures": 8, both: 1}
+    assert found.rows[0].copies is not None and "R@1" in found.rows[0].note
+    monkeypatch.setattr(judges, "READERS", {"emoji": tmp_path / "none"})
+    assert "without the judge" in evaluate(load(tmp_path / "run" / "model.safetensors"), 10, steps=1).rows[0].note

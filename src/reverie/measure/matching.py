@@ -31,13 +31,13 @@ def head(dim: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
 
 @remembers
 class Matcher(nn.Module):
-    """Reads one attribute, `name`: the sentence of `sentences` that fits a picture best."""
+    """Reads one attribute: the sentence of `sentences` that fits a picture best."""
 
     told: Tensor
 
-    def __init__(self, name: str, sentences: Sequence[str], hidden: int = 512) -> None:
+    def __init__(self, attribute: str, sentences: Sequence[str], hidden: int = 512) -> None:
         super().__init__()
-        self.values = {name: tuple(sentences)}
+        self.values = {attribute: tuple(sentences)}
         self.head = head(SEEN, hidden, 0.3)
         self.register_buffer("told", torch.zeros(len(sentences), JOINT))
 
