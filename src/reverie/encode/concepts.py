@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
@@ -20,11 +21,15 @@ from reverie.nets.text import TextConfig
 class Concepts(Words):
     """Prompts -> Cond.vector (B, width): for each attribute the probabilities of "not told" and of its values.
 
-    values: attribute -> what it can be. Each group is scaled so that its entries vary by about 1.
+    values: attribute -> what it can be. Each group is scaled so that its entries vary by about 1. apart: the attributes come also
+    as tokens (B, attributes, width), each with zeros where the others have their place, for nets that attend to what they are told.
     """
 
-    def __init__(self, vocabulary: Sequence[str], text: TextConfig, values: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, vocabulary: Sequence[str], text: TextConfig, values: Mapping[str, Sequence[str]], apart: bool = False
+    ) -> None:
         super().__init__(vocabulary, text)
+        self.apart = apart
         self.values = {name: tuple(known) for name, known in values.items()}
         self.sizes = [1 + len(known) for known in self.values.values()]
         self.width = sum(self.sizes)
@@ -37,7 +42,18 @@ class Concepts(Words):
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         told = [math.sqrt(logit.shape[1]) * logit.softmax(1) for logit in self.logits(prompts).values()]
-        return Cond(vector=torch.cat(told, 1))
+        return Cond(vector=torch.cat(told, 1), tokens=self._alone(told) if self.apart else None)
+
+    def _alone(self, told: Sequence[Tensor]) -> Tensor:
+        """Each group where it stands in the vector, and zeros around it: (B, attributes, width)."""
+        first = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        return torch.stack([pad(part, (at, self.width - at - part.shape[1])) for at, part in zip(first, told, strict=True)], 1)
+
+    def parted(self) -> "Concepts":
+        """The same encoder, with the attributes as tokens too."""
+        again = Concepts(self.vocabulary, self.config, self.values, apart=True)
+        again.load_state_dict(self.state_dict())
+        return again.train(self.training).requires_grad_(next(self.parameters()).requires_grad)
 
     @torch.no_grad()
     def understood(self, prompt: str) -> dict[str, str]:

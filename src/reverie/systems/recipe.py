@@ -4,6 +4,7 @@ A recipe says what it trains on, what the net is and what it learns; `job` turns
 something that can be sampled. Processes and laws are named constructors written as calls: `flow(shift=3)`.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,11 +20,12 @@ from reverie.codec import Pixels, Shrunk
 from reverie.data.pictures import Pictures
 from reverie.data.sets import open_pictures
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import Classes, Encoder, Words
+from reverie.encode import Classes, Concepts, Encoder, Words
 from reverie.encode.words import FIRST, split
 from reverie.errors import UserError
 from reverie.nets.dit import DiTConfig
 from reverie.nets.mlp import MLPConfig
+from reverie.nets.mmdit import MMDiTConfig
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.nets.upsampler import UpsamplerConfig
@@ -112,11 +114,13 @@ class Recipe(Preset):
     """The denoiser works on pictures smaller by this factor; 1 = on the pixels themselves."""
     codec: str = ""
     """A model whose enlarger is used, shipped or a file; '' = plain repetition of pixels."""
-    net: UNetConfig | DiTConfig | MLPConfig
+    net: UNetConfig | DiTConfig | MMDiTConfig | MLPConfig
     words: TextConfig | None = None
     """The encoder of captions; none = pictures are told apart by class."""
     wording: str = ""
     """A model whose text encoder is used and kept as it is, shipped or a file; '' = trained with the denoiser."""
+    apart: bool = False
+    """What such an encoder tells of each attribute comes as a token, too."""
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
     samples: tuple[str, ...] = ()
@@ -132,9 +136,7 @@ class Recipe(Preset):
         """A fresh system for these pictures, and its training job."""
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        encoders = load_any(place(self.wording)).encoders if self.wording else self._encoders(pictures)
-        if self.wording and not encoders:
-            raise UserError(f"{self.name}: the wording {self.wording} has no text encoder: name a model that has one")
+        encoders = self._worded() if self.wording else self._encoders(pictures)
         codec = self._codec(pictures.images.shape[1])
         self._check(codec)
         denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
@@ -171,10 +173,33 @@ class Recipe(Preset):
         if self.shrink == 1:
             return Pixels(channels)
         if self.codec:
-            if (codec := load_any(place(self.codec)).codec) is None:
-                raise UserError(f"{self.name}: the codec {self.codec} is a part without one: name a model that has an enlarger")
-            return codec
+            return self._opened()
         return Shrunk(UpsamplerConfig(in_channels=channels, factor=self.shrink, blocks=0))
+
+    def _opened(self) -> Any:
+        """The codec of another model."""
+        folder, _, made = self.codec.rpartition("/")
+        if folder == "runs" and not os.path.exists(self.codec):  # the place where its own recipe leaves it
+            raise UserError(f"{self.name} needs a codec: train it first with `reverie train {made}`, or name yours with --codec")
+        if (codec := load_any(place(self.codec)).codec) is None:
+            raise UserError(f"{self.name}: the codec {self.codec} is a part without one: name a model that has an enlarger")
+        if codec.factor != self.shrink:
+            raise UserError(
+                f"{self.name}: the codec {self.codec} makes pictures {codec.factor} times smaller, not {self.shrink} times: "
+                f"name another, or give --shrink {codec.factor} and a net for it"
+            )
+        return codec
+
+    def _worded(self) -> Mapping[str, Encoder]:
+        """The encoder of another model."""
+        encoders = load_any(place(self.wording)).encoders
+        if not encoders:
+            raise UserError(f"{self.name}: the wording {self.wording} has no text encoder: name a model that has one")
+        if not self.apart:
+            return encoders
+        if not all(isinstance(encoder, Concepts) for encoder in encoders.values()):
+            raise UserError(f"{self.name}: the wording {self.wording} does not tell of attributes: leave out --apart")
+        return {kind: encoder.parted() for kind, encoder in encoders.items() if isinstance(encoder, Concepts)}
 
     def _encoders(self, pictures: Pictures) -> Mapping[str, Encoder]:
         if self.words and pictures.caption is not None:
