@@ -29,8 +29,9 @@ def names(kind):
 def test_commands():
     assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers", "systems", "convert"]
     assert list(RECIPES) == [
-        "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "autoencoder", "autoencoder-vq",
-        "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader", "emoji-reader",
+        "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "avatars-autoencoder", "avatars-latent",
+        "autoencoder", "autoencoder-vq", "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
+        "emoji-reader",
     ]  # fmt: skip
 
 

@@ -83,5 +83,6 @@ def open_pictures(name: str, path: str | Path = "", size: int = 0) -> Pictures:
     if size and pictures.images.shape[2:] != (size, size):
         *_, height, width = pictures.images.shape
         found = f"{pictures.name} has pictures of {width}x{height}, not {size}x{size}"
-        raise UserError(f"{found}: name a set of that size, or train with --size {width}")
+        make = f", which `reverie data {name} --size {size} --out FILE` makes" if "size" in kind.make_options else ""
+        raise UserError(f"{found}: name a set of that size{make}, or train with --size {width}")
     return pictures
