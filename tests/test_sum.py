@@ -44,7 +44,7 @@ def system(request, tmp_path_factory):
     """(denoiser, condition, negative condition, start) of a system; no conditions where it hears nothing."""
     made = opened(request.param, tmp_path_factory.mktemp(request.param))
     model, size = made.denoiser, (32, 32) if request.param in PIPELINES else (16, 16)
-    model.bound = None  # at which every estimate of a random net ends
+    model.bound = model.bound and 50.0  # at its own bound every estimate of a random net ends
     start = model.path.prior((1, *made.codec.shape(*size)), rng=Rng.of(3), spread=1.0)
     if (encoder := made.prompt_encoder) is None:
         return model, None, None, start
