@@ -116,7 +116,10 @@ def test_sizes_of_ddpm(name, total, keys):
     assert count(ours) == total and len(theirs.state_dict()) == keys
     assert len(given(ours, theirs.state_dict(), unet.layout, name)) == keys
     ported = taken(ours, ddpm.layout(config))
-    assert len(ported) == keys and "up.3.block.2.nin_shortcut.weight" in ported
+    assert len(ported) == keys
+    for i, width in enumerate(config.widths):  # both ways are counted from the largest picture
+        assert len(ported[f"down.{i}.block.0.conv1.weight"]) == len(ported[f"up.{i}.block.0.conv1.weight"]) == width
+        assert (f"up.{i}.upsample.conv.weight" in ported) == (i > 0)
     assert replace(ddpm.config({k: tuple(v.shape) for k, v in ported.items()}), dropout=config.dropout) == config
 
 
