@@ -17,7 +17,7 @@ from reverie.encode import Letters
 from reverie.encode.letters import EMPTY, FIRST, runs, words
 from reverie.errors import UserError
 from reverie.measure import features
-from reverie.measure.matching import Matcher, contrast
+from reverie.measure.matching import Matcher
 from reverie.nets.autoencoder import AutoencoderConfig
 from reverie.nets.dit import DiTConfig
 from reverie.nets.letters import LettersConfig
@@ -34,7 +34,7 @@ from reverie.train import Run, Training, fit
 from reverie.train.aligning import Aligned
 from reverie.train.distilling import Distilling, begin
 from reverie.train.loop import Key
-from reverie.train.matching import Matching
+from reverie.train.matching import Matching, contrast
 
 KNOWN = ("red", "apple", "a", "phrase", "cat")
 TINY = LettersConfig(words=40, rows=500, narrow=16, width=32, depth=1, heads=2, length=8, runs=12, out=16)

@@ -1,10 +1,7 @@
 """A matcher: which of many sentences a picture shows, where nobody could list all there is to see.
 
 Two small nets bring the features x of a picture and the vector y of a sentence into one space (Radford et al., arXiv:2103.00020,
-with both towers frozen below). With u = f(x) / |f(x)| and v = g(y) / |g(y)|, and P the pairs of a batch that belong together,
-which are several for a picture where a concept is drawn in several styles (Khosla et al., arXiv:2004.11362),
-
-    L = -mean_i log softmax_j(u_i . v_j / T) summed over P, and the same for v_j over the pictures.               (1)
+with both towers frozen below), u = f(x) / |f(x)| and v = g(y) / |g(y)|; `train/matching.py` says how.
 
 What is kept of a trained matcher is f, and v of the sentences it is to choose from; the encoder of sentences is no longer needed.
 Its word is retrieval: R@1 is the share of pictures for which the right sentence scores highest of all.
@@ -20,13 +17,9 @@ from torch import Tensor, nn
 from reverie.card import remembers
 from reverie.measure.features import imagenet
 from reverie.nets.blocks import expect
+from reverie.nets.matcher import JOINT, head
 
-SEEN, JOINT = 1280, 128  # widths: of a picture's features, and of the common space
-
-
-def head(dim: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
-    """f or g: (B, dim) -> (B, 128)."""
-    return nn.Sequential(nn.LayerNorm(dim), nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, JOINT))
+SEEN = 1280  # features of a picture
 
 
 @remembers
@@ -55,12 +48,3 @@ class Matcher(nn.Module):
         """uint8 (N, C, H, W) -> the sentence that fits best, for each picture."""
         ((name, sentences),) = self.values.items()
         return [{name: sentences[k]} for k in self.scores(pictures).argmax(1).tolist()]
-
-
-def contrast(u: Tensor, v: Tensor, same: Tensor, temperature: Tensor) -> Tensor:
-    """Equation (1) per pair (B,); same (B, B) bool, the diagonal among it."""
-    logits = u @ v.T / temperature
-    weights = same.to(logits)
-    rows = -(weights * logits.log_softmax(1)).sum(1) / weights.sum(1)
-    columns = -(weights * logits.log_softmax(0)).sum(0) / weights.sum(0)
-    return (rows + columns) / 2

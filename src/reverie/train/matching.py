@@ -1,12 +1,19 @@
-"""Training of a matcher (`measure/matching.py`) on frozen features of pictures and vectors of sentences."""
+"""Training of a matcher (`measure/matching.py`) on frozen features of pictures and vectors of sentences.
+
+With u of pictures, v of sentences, a learnt temperature T, and P the pairs of a batch that belong together, which are several
+for a picture where a concept is drawn in several styles (Khosla et al., arXiv:2004.11362),
+
+    L = -mean_i log softmax_j(u_i . v_j / T) over P, and the same for v_j over the pictures, halved.              (1)
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reverie.measure.matching import Matcher, contrast, head
+from reverie.nets.matcher import head
 from reverie.train.loop import Key
 
 
@@ -19,7 +26,7 @@ class Matching:
 
     def __init__(
         self,
-        matcher: Matcher,
+        matcher: Any,
         seen: Tensor,
         concepts: np.ndarray,
         sentences: Sequence[Tensor],
@@ -58,3 +65,12 @@ class Matching:
         """The matcher's sentences get their places."""
         self.matcher.told.copy_(self.tell(self.asked))
         return {}
+
+
+def contrast(u: Tensor, v: Tensor, same: Tensor, temperature: Tensor) -> Tensor:
+    """Equation (1) per pair (B,); same (B, B) bool, the diagonal among it."""
+    logits = u @ v.T / temperature
+    weights = same.to(logits)
+    rows = -(weights * logits.log_softmax(1)).sum(1) / weights.sum(1)
+    columns = -(weights * logits.log_softmax(0)).sum(0) / weights.sum(0)
+    return (rows + columns) / 2
