@@ -3,7 +3,7 @@
     pip install '.[bench,text]' -c constraints.txt
     OMP_WAIT_POLICY=passive python bench/systems.py --out bench/results/systems.json
 
-Random weights of middle sizes (some 10 to 60 million parameters, pictures of 256x256), written by diffusers as folders and opened by
+Random weights of middle sizes (some 10 to 60 million parameters, pictures of 256x256), written by diffusers as folders, opened by
 both. Both sample in the same number of steps from the same noise with guidance, each with the defaults its user gets on a CPU: ours
 bfloat16 inside the nets where the CPU computes in it, theirs as loaded, fp32; a second row has ours in float32. By `forward` one
 evaluation of the guided pair is meant, by `loop` all steps and the prompt, without decoding, whose overhead is loop / (steps x
