@@ -22,6 +22,7 @@ from reverie.nets.autoencoder import AutoencoderConfig
 from reverie.nets.dit import DiTConfig
 from reverie.nets.letters import LettersConfig
 from reverie.systems.emoji import words as wording
+from reverie.systems.emoji.kept import kept
 from reverie.systems.recipes import RECIPES
 from reverie.systems.shipped import open_reader
 from reverie.systems.system import Part
@@ -40,6 +41,12 @@ KNOWN = ("red", "apple", "a", "phrase", "cat")
 TINY = LettersConfig(words=40, rows=500, narrow=16, width=32, depth=1, heads=2, length=8, runs=12, out=16)
 TAGS = {"cat": ["kitty", "pet"], "fox": ["animal"], "flag: japan": ["JP"]}
 TRAINING = {"steps": 3, "batch": 4, "holdout": 8, "snapshots": 0}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Nothing is kept in the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +159,6 @@ def test_a_student_learns_what_the_teacher_says(tmp_path):
 
 def test_words_are_trained_from_a_run_to_a_file(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(wording, "MiniLM", ByLetters)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     preset = RECIPES["emoji-words"]
     training = replace(preset.training, **TRAINING)
     session = Session.open(replace(preset, data=str(drawn), words=TINY, phrases=60, wordnet="", training=training), tmp_path, False)
@@ -240,6 +246,11 @@ def test_alignment_pulls_the_hidden_layer(drawn, pieces):
         replace(some, align_block=9).prepare(emoji(drawn))
 
 
+def test_what_was_computed_is_kept_for_the_same_source_only():
+    first, again, other = (kept("x", source, lambda k=k: torch.tensor([k])) for k, source in enumerate((b"a", b"a", b"b")))
+    assert (first, again, other) == (0, 0, 2)
+
+
 def test_other_pictures_are_refused(drawn, pieces):
     pictures = replace(emoji(drawn), attributes=None)
     with pytest.raises(UserError, match="reverie data emoji"):
@@ -290,7 +301,6 @@ def test_a_matcher_finds_what_it_has_never_seen(tmp_path):
 def judge(drawn, tmp_path, monkeypatch):
     """The file of a judge trained for three steps."""
     monkeypatch.setattr("reverie.systems.emoji.reader.MiniLM", ByLetters)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     preset = replace(RECIPES["emoji-reader"], data=str(drawn), training=replace(RECIPES["emoji-reader"].training, **TRAINING))
     assert all(np.isfinite(now.loss) for now in Session.open(preset, tmp_path / "judge", False))
     return tmp_path / "judge" / "model.safetensors"

@@ -52,7 +52,7 @@ def places(pictures: np.ndarray, across: int, batch: int = 32) -> torch.Tensor:
         net.extract_features(_prepared(pictures[i : i + batch], 16 * across))
         coarse = F.interpolate(kept[across // 2], scale_factor=2, mode="bilinear")
         blocks.append(torch.cat((kept[across], coarse), 1).flatten(2).mT.half())
-    seen = torch.cat(blocks)
+    seen = torch.cat(blocks).contiguous()
     for k in range(seen.shape[2]):  # channel by channel: all of it in float32 would be large
         one = seen[..., k].float()
         seen[..., k] = ((one - one.mean()) / one.std().clamp_min(1e-6)).half()

@@ -16,6 +16,7 @@ from reverie.data.pictures import Pictures
 from reverie.measure.features import imagenet
 from reverie.measure.matching import Matcher
 from reverie.nets.precision import inside
+from reverie.systems.emoji.kept import kept
 from reverie.systems.emoji.words import taught
 from reverie.systems.recipe import Preset
 from reverie.systems.system import Part
@@ -70,7 +71,7 @@ def _called(name: str, rows: Sequence[int], pictures: Pictures, count: int) -> l
 
 
 def _seen(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(imagenet()(images)).float()
+    return kept("seen", images.tobytes(), lambda: torch.from_numpy(imagenet()(images)).float())
 
 
 def softened(images: np.ndarray) -> np.ndarray:

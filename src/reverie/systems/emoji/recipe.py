@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from reverie.data.emoji_prompts import often, parted
 from reverie.data.pictures import Pictures
@@ -17,6 +18,7 @@ from reverie.encode import Encoder
 from reverie.measure.features import places
 from reverie.nets.dit import DiTConfig
 from reverie.nets.letters import LettersConfig
+from reverie.systems.emoji.kept import kept
 from reverie.systems.emoji.reader import MatcherRecipe
 from reverie.systems.emoji.words import DistilledRecipe
 from reverie.systems.recipe import Objective, Recipe, encode
@@ -51,7 +53,9 @@ class EmojiRecipe(Recipe):
         named: dict[str, Any] = {**told, "rows": rows, **self.objective.laws(0)}
         if not self.align:
             return Diffusion(denoiser, data, others, **named)
-        seen = places(train.images, data.shape[-1] // getattr(self.net, "patch", 1))
+        across = data.shape[-1] // getattr(self.net, "patch", 1)
+        seen = kept(f"places{across}", train.images.tobytes(), lambda: places(train.images, across))
+        torch.manual_seed(self.training.seed)  # what is read from the cache has drawn no numbers, as building a network does
         return Aligned(denoiser, data, others, **named, seen=seen, block=self.align_block, weight=self.align)
 
 

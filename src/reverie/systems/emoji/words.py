@@ -1,6 +1,5 @@
 """How the text encoder of reverie-emoji is trained: alone, by what a larger one makes of many phrases."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reverie.data.npm import cache
 from reverie.data.phrases import LOOKS, WORDNET, atoms, lemmas, phrases
 from reverie.data.pictures import Pictures
 from reverie.encode import Letters
 from reverie.encode.letters import FIRST
 from reverie.encode.words import split
-from reverie.files import load_tensors, save_tensors
 from reverie.nets.letters import LettersConfig
 from reverie.nets.precision import inside
+from reverie.systems.emoji.kept import kept
 from reverie.systems.recipe import Preset
 from reverie.systems.system import Part
 from reverie.train.distilling import Distilling, MiniLM, Teacher, begin
@@ -25,16 +23,13 @@ from reverie.train.loop import Job
 
 def taught(teacher: Teacher, said: Sequence[str], dtype: torch.dtype | None) -> Tensor:
     """The teacher's vectors (N, D) of these phrases, float16; kept in the cache for runs that go on."""
-    name = hashlib.sha256("\n".join((type(teacher).__name__, str(dtype), *said)).encode()).hexdigest()[:16]
-    path = cache().parent / "teacher" / f"{name}.safetensors"
-    if path.exists():
-        return load_tensors(path)[0]["vectors"]
-    print(f"reverie: the teacher reads {len(said)} phrases", file=sys.stderr)
-    with inside(dtype, torch.device("cpu")):
-        vectors = teacher(said).half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"vectors": vectors}, {})
-    return vectors
+
+    def read() -> Tensor:
+        print(f"reverie: the teacher reads {len(said)} phrases", file=sys.stderr)
+        with inside(dtype, torch.device("cpu")):
+            return teacher(said).half()
+
+    return kept("vectors", "\n".join((type(teacher).__name__, str(dtype), *said)).encode(), read)
 
 
 def vocabulary(pictures: Pictures, nouns: Sequence[str], teacher: Teacher, count: int) -> list[str]:
