@@ -37,7 +37,8 @@ def test_commands():
 
 def test_flags():
     assert names(Generate) == (
-        "prompt style count seed steps guidance negative solver grid model refiner handover height width out batch strict from_ json opening"
+        "prompt style count seed steps guidance negative solver grid model refiner handover height width out batch strict from_ "
+        "json opening"
     )
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"

@@ -113,7 +113,9 @@ def test_what_does_not_fit_is_named():
     tensors = theirs.state_dict()
     tensors["conv_extra.weight"] = tensors.pop("conv_in.weight")
     tensors["conv_out.bias"] = torch.zeros(7)
-    with pytest.raises(UserError, match=r"of \d+ tensors applied; missing: conv_in.weight; unknown: conv_extra.*shape: conv_out.bias"):
+    with pytest.raises(
+        UserError, match=r"of \d+ tensors applied; missing: conv_in.weight; unknown: conv_extra.*shape: conv_out.bias"
+    ):
         given(ours, tensors, unet.layout, "unet")
     with pytest.raises(UserError, match="class_embed_type is 'timestep'"):
         unet.config(dict(theirs.config) | {"class_embed_type": "timestep"})
