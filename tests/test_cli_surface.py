@@ -52,7 +52,7 @@ def test_flags():
         "validate_minutes"
     )
     assert names(type(RECIPES["avatars"])) == (
-        "name about source data size training shrink codec net words wording objective sampling samples"
+        "name about source data size training shrink codec net words wording apart objective sampling samples"
     )
 
 
