@@ -45,7 +45,7 @@ def test_flags():
     assert names(Data) == "name path count size style seed out overwrite sheet"
     assert names(Solvers) == names(Systems) == "name json"
     assert names(Convert) == "model out partial allow_pickle parts"
-    assert names(Opening) == "partial allow_pickle parts device precision offload tile"
+    assert names(Opening) == "partial allow_pickle parts device precision offload compile tile"
     assert names(Place) == "out resume average threads"
     assert names(Training) == (
         "steps minutes batch rate warmup decay weight_decay beta2 clip widths snapshots bf16 compile seed holdout save_minutes "

@@ -14,12 +14,14 @@ import torch
 from published import sd1
 from safetensors.torch import load_file, save_file
 
+import reverie
 from reverie.cli import main
 from reverie.errors import UserError
 from reverie.systems import memory
 from reverie.systems.folders import Folder
 from reverie.systems.foreign import open_folder
 from reverie.systems.opening import Opening
+from reverie.systems.placing import compiled, placed
 from reverie.systems.shipped import open_model
 from reverie.tasks.generate import generate, run, settle
 
@@ -64,8 +66,6 @@ def test_only_what_is_used_is_present(folder, offload, left, monkeypatch):
     system = open_folder(folder)
     system.denoiser.to(torch.bfloat16)
     system.codec.to(torch.bfloat16)
-    from reverie.systems.placing import placed
-
     system = placed(system, Opening(offload=offload, **PLAIN))
     most = 0
     for _ in run(system, settle(system, "a fox", {"steps": 2, "height": 32, "width": 32})):
@@ -292,3 +292,21 @@ def test_convert_writes_safetensors_that_give_the_same_picture(folder, tmp_path,
     with pytest.raises(SystemExit):
         main(["convert", "reverie-avatars", str(tmp_path / "other")])
     assert "reverie-avatars cannot be written for diffusers" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_blocks_that_are_compiled_draw_the_same(folder):
+    """Traced for real, by the backend that needs no compiler of C."""
+    image, system = drawn(folder, **PLAIN), open_model(str(folder), Opening(**PLAIN))
+    compiled(system.denoiser, backend="eager")
+    before = torch._dynamo.utils.counters["frames"]["ok"]
+    again = np.asarray(generate(system, "a red fox", seed=1, steps=2, height=32, width=48)[0], np.int16)
+    assert np.abs(image - again).max() <= 1 and torch._dynamo.utils.counters["frames"]["ok"] > before
+    assert not Opening().compiles or torch.cuda.is_available()
+
+
+def test_a_model_is_loaded_as_it_is_asked(folder):
+    system = reverie.load(str(folder), precision="float32", offload="blocks")
+    image = system.generate("a red fox", seed=1, steps=2, height=32, width=48)[0]
+    assert (np.asarray(image, np.int16) == drawn(folder, **PLAIN)).all()
+    with pytest.raises(UserError, match=r"load has no setting 'ofload'\. Did you mean 'offload'"):
+        reverie.load(str(folder), ofload="blocks")

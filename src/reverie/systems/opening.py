@@ -27,6 +27,8 @@ class Opening:
     """What the insides of the nets are computed in; auto = bfloat16 where it is quick."""
     offload: Literal["none", "parts", "blocks"] = "none"
     """To save memory, weights rest in their files and come for use only: a part at a time, or a block of a net at a time."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the blocks of the net, which are alike, so that it is soon done; auto = on a GPU, where nothing rests."""
     tile: int = 0
     """Side in pixels of the tiles that larger pictures are decoded in, which saves memory; 0 = whole."""
 
@@ -47,6 +49,11 @@ class Opening:
         if self.precision != "auto":
             return TYPES[self.precision]
         return torch.bfloat16 if self.place.type == "cuda" else quick_dtype() if self.place.type == "cpu" else None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether blocks are compiled."""
+        return self.compile == "yes" or (self.compile == "auto" and self.place.type == "cuda" and self.offload == "none")
 
 
 USUAL = Opening()

@@ -41,7 +41,15 @@ def placed(system: System, opening: Opening) -> System:
             kind = _of_encoder(net, opening) if theirs else dtype
             stage.rest(name, net, kind, whole=bool(theirs), blocks=opening.offload == "blocks" and name != "codec")
     system.denoiser.place, system.denoiser.takes = opening.place, torch.float32
+    if opening.compiles:
+        compiled(system.denoiser)
     return system
+
+
+def compiled(part: nn.Module, backend: str = "inductor") -> None:
+    """Every block of a part is compiled by itself: blocks of one kind share what was compiled for the first."""
+    for block in _units(part, blocks=True):
+        block.compile(backend=backend, dynamic=True)
 
 
 def _theirs(part: nn.Module) -> list[nn.Module]:

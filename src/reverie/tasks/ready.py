@@ -1,11 +1,14 @@
 """A system with its tasks as methods: what `reverie.load` gives."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from PIL import Image
 
+from reverie.errors import UserError, nearest
 from reverie.systems import System, open_model
+from reverie.systems.opening import Opening
 from reverie.tasks.generate import Preview, generate, steps
 
 
@@ -21,6 +24,13 @@ class Ready(System):
         return steps(self, prompt, **settings)
 
 
-def load(name: str) -> Ready:
-    """A shipped model by name, or a `.safetensors` file that reverie wrote, ready to be asked."""
-    return Ready(**vars(open_model(name)))
+def load(name: str, **opening: Any) -> Ready:
+    """A shipped model by name, or by path a file that reverie wrote or a published model, ready to be asked.
+
+    opening: how, as `offload="blocks"`; see `reverie.systems.opening.Opening` for the keywords.
+    """
+    known = [f.name for f in fields(Opening)]
+    for key in opening:
+        if key not in known:
+            raise UserError(f"load has no setting '{key}'.{nearest(key, known)}")
+    return Ready(**vars(open_model(name, Opening(**opening))))
