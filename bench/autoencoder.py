@@ -4,8 +4,9 @@
 
 Data, size and the pictures that were held out are those of the model's own recipe; --data names the file where it has moved.
 Rows: the autoencoder; principal components of squares of 8x8 pixels, and of whole pictures, as many for a picture as the latent has
-numbers, all kept in float32; and the pictures themselves. PSNR in dB, mean over pictures; KID x 1000 (EfficientNet-Lite0) of what
-is rebuilt to as many pictures of the training set, where the row of the pictures themselves is what no codec can better.
+numbers, all kept in float32; components of whole pictures that have as many weights as the autoencoder, and so fewer numbers; and
+the pictures themselves. Rows of other data in the file stay. PSNR in dB, mean over pictures; KID x 1000 (EfficientNet-Lite0)
+of what is rebuilt to as many pictures of the training set, where the row of the pictures themselves is what no codec can better.
 """
 
 import csv
@@ -26,6 +27,7 @@ from reverie.train.autoencoding import components, psnr
 from reverie.train.jobs import to_pictures, to_signal
 
 SQUARE = 8
+COLUMNS = ("codec", "data", "held out", "numbers", "weights", "steps", "psnr", "kid x 1000", "deviation")
 
 
 @dataclass
@@ -51,15 +53,16 @@ def by_squares(train, images, numbers):
     return to_pictures(F.pixel_shuffle(((x - mean) @ into.T @ back.T + mean).movedim(-1, 1), SQUARE))
 
 
-def by_pictures(train, images, numbers):
-    """The components through the products of pictures, of which there are fewer than pixels."""
+def by_pictures(train, images, *numbers):
+    """The components through the products of pictures, of which there are fewer than pixels; for each of some numbers of them."""
     x = to_signal(train).flatten(1)
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh((x - mean) @ (x - mean).T)
-    top = vectors[:, -numbers:] / values[-numbers:].clamp_min(1e-6).sqrt()
-    axes = top.T @ (x - mean)  # (numbers, pixels), orthonormal
-    y = (to_signal(images).flatten(1) - mean) @ axes.T @ axes + mean
-    return to_pictures(y.view(images.shape))
+    most = max(numbers)
+    top = vectors[:, -most:] / values[-most:].clamp_min(1e-6).sqrt()
+    axes = top.T @ (x - mean)  # (numbers, pixels), orthonormal, the largest last
+    told = (to_signal(images).flatten(1) - mean) @ axes.T
+    return [to_pictures((told[:, -n:] @ axes[-n:] + mean).view(images.shape)) for n in numbers]
 
 
 def main(bench):
@@ -72,25 +75,39 @@ def main(bench):
     numbers = int(np.prod(part.codec.shape(recipe["size"], recipe["size"])))
     rng = np.random.default_rng(0)
     basis = train.images[np.sort(rng.permutation(len(train))[: bench.basis])]
+    pixels, weights = held.images[0].size, sum(p.numel() for p in part.codec.parameters())
+    few = max(1, weights // pixels)
+    whole, light = by_pictures(basis, held.images, min(numbers, len(basis) - 1), min(few, len(basis) - 1))
     rebuilt = {
-        part.about["name"]: by_codec(part.codec, held.images),
-        f"components of {SQUARE}x{SQUARE} squares": by_squares(train.images, held.images, numbers),
-        "components of pictures": by_pictures(basis, held.images, min(numbers, len(basis) - 1)),
-        "the pictures": held.images,
+        part.about["name"]: (by_codec(part.codec, held.images), numbers, weights),
+        f"components of {SQUARE}x{SQUARE} squares": (
+            *(by_squares(train.images, held.images, numbers), numbers),
+            numbers * SQUARE**4 * held.images.shape[1] // (held.images.shape[2] * held.images.shape[3]),
+        ),
+        "components of pictures": (whole, numbers, numbers * pixels),
+        "as few as have the weights": (light, few, few * pixels),
+        "the pictures": (held.images, pixels, 0),
     }
     features = imagenet()
     real = features(train.images[rng.permutation(len(train))[: len(held)]])
+    rows = others(bench.out, pictures.name)
+    for name, (images, count, weight) in rebuilt.items():
+        distance, spread = kid(features(images), real, size=max(2, len(held) // 2))
+        steps = part.about.get("steps", "") if name == part.about["name"] else ""
+        measured = (f"{psnr(held.images, images).mean():.2f}", f"{1000 * distance:.3f}", f"{1000 * spread:.3f}")
+        rows.append((name, pictures.name, len(held), count, weight, steps, *measured))
+        print(*rows[-1], flush=True)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     with bench.out.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("codec", "data", "held out", "numbers", "steps", "psnr", "kid x 1000", "deviation"))
-        for name, images in rebuilt.items():
-            distance, spread = kid(features(images), real, size=max(2, len(held) // 2))
-            row = (name, pictures.name, len(held), numbers if images is not held.images else held.images[0].size)
-            steps = part.about.get("steps", "") if name == part.about["name"] else ""
-            measured = (f"{psnr(held.images, images).mean():.2f}", f"{1000 * distance:.3f}", f"{1000 * spread:.3f}")
-            table.writerow((*row, steps, *measured))
-            print(*row, *measured, flush=True)
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def others(path, data):
+    """The rows of a file that are of other data."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [tuple(row.get(name, "") for name in COLUMNS) for row in csv.DictReader(file) if row["data"] != data]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Avatars of 128 px in the same training time: in latents, in patches of pixels, and as small pictures that are enlarged.
+"""Avatars of 128 px in the same training time: in latents, and in patches of pixels.
 
     reverie data avatars --count 10000 --size 128 --out avatars-128.safetensors
     reverie train avatars-autoencoder --data avatars-128.safetensors
-    python bench/latent.py latent --data avatars-128.safetensors    (and `pixels`, `enlarger`, `cascade`, in turn)
+    python bench/latent.py latent --data avatars-128.safetensors    (and the same with `pixels`)
     python bench/latent.py measure --data avatars-128.safetensors
 
-The three denoisers are one transformer (that of `avatars-latent`) that attends to 64 places of a picture and to ten attributes, so
-a step costs the same in all of them but for the first and last layer:
+Both denoisers are one transformer (that of `avatars-latent`) that attends to 64 places of a picture and to ten attributes, so
+a step costs the same in both but for the first and last layer:
 
 latent    2x2 places of the autoencoder's 16x16, rectified flow, as the recipe is
 pixels    16x16 pixels of the picture itself; the net says the clean picture, and its error is weighed as that of the velocity, with
           more noise in training, as such nets need (Li and He, arXiv:2511.13720)
-cascade   4x4 pixels of the picture made four times smaller, by the process of the shipped model; `enlarger` brings it back
 
 Time is what the training itself took of a processor (`time.process_time`), without what is made ready before; the length of a
 run is fixed by the speed of its steps, anew until the rate begins to fall. Pictures: the same prompts and seeds, guidance as said,
@@ -44,18 +43,18 @@ from reverie.tasks.generate import run, settle, to_images
 from reverie.tasks.train import Session
 from reverie.train.jobs import to_signal
 
-DENOISERS = ("latent", "pixels", "cascade")
+DENOISERS = ("latent", "pixels")
 
 
 @dataclass
 class Bench:
-    what: tyro.conf.Positional[Literal["latent", "pixels", "enlarger", "cascade", "measure"]]
+    what: tyro.conf.Positional[Literal["latent", "pixels", "measure"]]
     data: str
     codec: str = "runs/avatars-autoencoder"
     folder: Path = Path("runs/latent-bench")
     seconds: float = 300.0
-    """Of a processor, for a denoiser or the enlarger."""
-    samples: int = 200
+    """Of a processor, for each of the two."""
+    samples: int = 100
     steps: int = 20
     guidance: float = 3.0
     out: Path = Path("bench/results/latent.csv")
@@ -67,20 +66,12 @@ def recipe(bench):
     ours = RECIPES["avatars-latent"]
     how = replace(ours.training, minutes=1e5, snapshots=0, save_minutes=1e5, validate_minutes=1e5)
     told = {"data": bench.data, "training": how}
-    if bench.what == "enlarger":
-        preset = RECIPES["avatars-enlarger"]
-        training = replace(preset.training, steps=None, minutes=1e5, save_minutes=1e5, validate_minutes=1e5)
-        return replace(preset, size=128, data=bench.data, net=replace(preset.net, factor=4), training=training)
     if bench.what == "latent":
         return replace(ours, codec=bench.codec, **told)
-    if bench.what == "pixels":
-        objective = replace(
-            ours.objective, rule="x0()", weight="edm_weight(sigma_data=1)", times="logit_normal(mean=0.8, deviation=0.8)"
-        )
-        return replace(ours, shrink=1, codec="", net=replace(ours.net, in_channels=3, patch=16), objective=objective, **told)
-    small, net = RECIPES["avatars"], replace(ours.net, in_channels=3, patch=4)
-    enlarger, sampling = str(bench.folder / "enlarger"), replace(small.sampling, size=(128, 128))
-    return replace(ours, shrink=4, codec=enlarger, net=net, objective=small.objective, sampling=sampling, **told)
+    objective = replace(
+        ours.objective, rule="x0()", weight="edm_weight(sigma_data=1)", times="logit_normal(mean=0.8, deviation=0.8)"
+    )
+    return replace(ours, shrink=1, codec="", net=replace(ours.net, in_channels=3, patch=16), objective=objective, **told)
 
 
 def train(bench):
@@ -96,12 +87,15 @@ def train(bench):
     (bench.folder / bench.what / "spent.json").write_text(json.dumps(spent | {"steps": session.run.step}))
 
 
-def drawn(system, prompts, bench):
-    """Pictures of the prompts, and how long each took."""
-    settings = settle(system, prompts, {"steps": bench.steps, "guidance": bench.guidance, "batch": 50})
-    begin = time.process_time()
-    made = [picture for event in run(system, settings) if isinstance(event, list) for picture in event]
-    return array(made), (time.process_time() - begin) / len(made)
+def drawn(system, prompts, bench, kept):
+    """Pictures of the prompts, and how long each took; those that were drawn before are kept in a file."""
+    if not kept.exists():
+        settings = settle(system, prompts, {"steps": bench.steps, "guidance": bench.guidance, "batch": 50})
+        begin = time.process_time()
+        made = [picture for event in run(system, settings) if isinstance(event, list) for picture in event]
+        np.savez(kept, images=array(made), seconds=(time.process_time() - begin) / len(made))
+    found = np.load(kept)
+    return found["images"], float(found["seconds"])
 
 
 @torch.no_grad()
@@ -121,26 +115,26 @@ def measure(bench):
     wanted, prompts, reader = [p.attributes for p in asked], [p.text for p in asked], open_reader("avatars")
     yard = Yardstick(imagenet(), real.images)
     rows, costs, shows = [], {}, []
-    for name in DENOISERS:
-        if not (bench.folder / name / "spent.json").exists():
-            continue
-        system = load(bench.folder / name / "model.safetensors")
-        spent = json.loads((bench.folder / name / "spent.json").read_text())
+
+    def put(name, images, asked, **more):
+        rows.append(yard.row(name, images, shown(images, asked, reader).overall, **more))
+        print(table(rows), flush=True)
+
+    for name in (n for n in DENOISERS if (bench.folder / n / "spent.json").exists()):
+        system, spent = (
+            load(bench.folder / name / "model.safetensors"),
+            json.loads((bench.folder / name / "spent.json").read_text()),
+        )
         costs[name] = (sum(p.numel() for p in system.denoiser.parameters()), spent["steps"], spent["cpu_seconds"])
-        images, each = drawn(system, prompts, bench)
-        shows += [to_images(to_signal(images[k : k + 1]))[0] for k in range(8)]
-        rows.append(yard.row(name, images, shown(images, wanted, reader).overall, nfe=bench.steps, seconds=each))
-        print(table(rows[-1:]), flush=True)
-        if system.codec.factor > 1:
-            again = back(system.codec, floor.images)
-            rows.append(yard.row(f"real through the codec of {name}", again, shown(again, floor.attributes, reader).overall))
-    rows.append(yard.row("real", floor.images, shown(floor.images, floor.attributes, reader).overall))
-    rows.append(yard.row("noise", noise(floor.images), shown(noise(floor.images), wanted, reader).overall))
-    print(table(rows))
+        images, each = drawn(system, prompts, bench, bench.folder / name / f"drawn-{bench.samples}.npz")
+        shows += to_images(to_signal(images[:8]))
+        put(name, images, wanted, nfe=bench.steps, seconds=each)
+        if name == "latent":
+            put("real through the autoencoder", back(system.codec, floor.images), floor.attributes)
+    put("real", floor.images, floor.attributes)
+    put("noise", noise(floor.images), wanted)
     write(bench, rows, costs)
-    names = [name for name in DENOISERS if name in costs]
-    picture = sheet(shows, columns=8, left=names, above=[p[:90] for p in prompts[:8]])
-    picture.quantize(256).save(bench.sheet, optimize=True)
+    sheet(shows, columns=8, left=list(costs), above=prompts[:8]).quantize(128).save(bench.sheet, optimize=True)
 
 
 def write(bench, rows, costs):
