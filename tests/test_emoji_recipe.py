@@ -325,5 +325,5 @@ def test_emoji_are_judged_by_retrieval(judge, drawn, pieces, tmp_path, monkeypat
     new, said, both = "concepts never trained on", "paraphrases", "new combinations"
     assert asked == {new: 1, f"{new}, in real pictures": 8, said: 1, f"{said}, in real pictures": 8, both: 1}
     assert found.rows[0].copies is not None and "R@1" in found.rows[0].note
-    monkeypatch.setattr(judges, "READERS", {"emoji": tmp_path / "none"})
+    monkeypatch.setattr(judges, "READERS", {})
     assert "without the judge" in evaluate(load(tmp_path / "run" / "model.safetensors"), 10, steps=1).rows[0].note

@@ -20,7 +20,9 @@ from reverie.systems.weights import CARD, load, load_any
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"}
-READERS = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion", "emoji")}
+READER_FILES = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion", "emoji")}
+READERS = {name: file for name, file in READER_FILES.items() if file.exists()}
+"""The judges that ship; that of emoji does not yet."""
 
 
 def open_model(name: str, opening: Opening = USUAL) -> System:

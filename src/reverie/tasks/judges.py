@@ -1,6 +1,5 @@
 """How a kind of data is judged: which prompts are asked, in whose features distances are taken, and who says what is seen."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -123,7 +122,7 @@ def by_example(system: System, real: Real, samples: int, seed: int) -> Judge:
 def of_emoji(system: System, real: Real, samples: int, seed: int) -> Judge:
     """Captions of real pictures for the distances; then 200 prompts, which pictures are to find among all of them."""
     judge = by_example(system, real, samples, seed)
-    if not os.path.exists(READERS["emoji"]):
+    if "emoji" not in READERS:
         return replace(judge, note=_unread("this version comes without the judge of emoji"))
     pictures = real.all
     labels = [a["label"] for a in pictures.attributes or ()]

@@ -18,7 +18,7 @@ from reverie.data.sets import open_pictures
 from reverie.errors import UserError
 from reverie.measure.agreement import shown
 from reverie.systems.emoji.reader import ASKED
-from reverie.systems.shipped import READERS
+from reverie.systems.shipped import READER_FILES
 from reverie.systems.system import Part
 from reverie.systems.weights import load_any, save
 
@@ -43,12 +43,12 @@ def ship(run: Path, name: str, data: str = "") -> None:
     measured = shown(pictures.images, pictures.attributes or (), part.reader)
     accuracy = {"pictures": len(pictures)} | {head: round(measured.each[head], 4) for head in part.reader.values}
     about = {k: v for k, v in part.about.items() if k != "hash"} | {"accuracy": accuracy}
-    save(replace(part, about=about), READERS[name], torch.float16)
+    save(replace(part, about=about), READER_FILES[name], torch.float16)
     print(json.dumps(accuracy))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[2] not in READERS:
+    if len(sys.argv) not in (3, 4) or sys.argv[2] not in READER_FILES:
         sys.exit("usage: python -m reverie.systems.readers RUN avatars|fashion|emoji [DATA]")
     try:
         ship(Path(sys.argv[1]), *sys.argv[2:])
