@@ -112,7 +112,9 @@ MADE = {"sd1": sd1, "sd3": sd3, "flux": flux}
 
 
 def theirs_of(folder):
-    pipe = DiffusionPipeline.from_pretrained(folder)
+    index = json.loads((Path(folder) / "model_index.json").read_text())
+    absent = {part: None for part, said in index.items() if said == [None, None]}
+    pipe = DiffusionPipeline.from_pretrained(folder, **absent)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
