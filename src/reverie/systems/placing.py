@@ -5,6 +5,7 @@ used: until another part is, or, block by block, until the block is done. Small 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ def placed(system: System, opening: Opening) -> System:
                 net.to(_of_encoder(net, opening))
             part.to(opening.place)
             continue
+        for own in _own(part):  # as the scale of a codec, which stands beside its net
+            own.data = own.data.to(opening.place)
         ours = getattr(part, "net", part) if name == "codec" else part  # a codec's net is not called, its halves are
         for net in theirs or [ours]:
             kind = _of_encoder(net, opening) if theirs else dtype
@@ -80,18 +83,19 @@ class Stage:
                 for value in _own(module):
                     value.data = _ready(value.data, self.device, _type(module, value, dtype, whole))
         for module in resting:
-            module.register_forward_pre_hook(lambda m, _: self.enter(name, m, dtype, whole))
+            module.register_forward_pre_hook(lambda m, given: self.enter(name, m, given, dtype, whole))
             if blocks:
                 module.register_forward_hook(lambda m, *_: self.leave(m), always_call=True)
 
-    def enter(self, name: str, unit: nn.Module, dtype: torch.dtype | None, whole: bool) -> None:
-        """A unit is about to be used: copies of its weights are made, and those of another part go."""
+    def enter(self, name: str, unit: nn.Module, given: tuple[Any, ...], dtype: torch.dtype | None, whole: bool) -> tuple[Any, ...]:
+        """A unit is about to be used: copies of its weights are made, those of another part go, and what it is given is brought."""
         if name != self.current:
             for other, _ in [*self.present.values()]:
                 self.leave(other)
             self.current = name
+        given = tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in given)
         if id(unit) in self.present:
-            return
+            return given
         kept: list[tuple[Tensor, Tensor]] = []
         for module in unit.modules():
             for value in _own(module):
@@ -99,6 +103,7 @@ class Stage:
                     kept.append((value, value.data))
                     value.data = _ready(value.data, self.device, _type(module, value, dtype, whole))
         self.present[id(unit)] = (unit, kept)
+        return given
 
     def leave(self, unit: nn.Module) -> None:
         """A unit is done: the copies go, and its weights are those in the file."""
