@@ -27,8 +27,13 @@ def open_folder(folder: Folder) -> System:
         denoiser=Denoiser(net, path, rule, clock),
         codec=codec,
         encoders={"prompt": PromptSD3(clips, t5, width=net.config.context_dim)},
-        defaults=Sampling(solver="euler", steps=28, guidance=7.0, grid=schedulers.grid(folder.scheduler, ""), size=(size, size)),
+        defaults=sampling(schedulers.grid(folder.scheduler, ""), size),
     )
+
+
+def sampling(grid: str, side: int) -> Sampling:
+    """How 3 and 3.5 are usually sampled."""
+    return Sampling(solver="euler", steps=28, guidance=7.0, grid=grid, size=(side, side))
 
 
 def holds(system: System) -> bool:

@@ -10,11 +10,12 @@ from reverie.nets.autoencoder import Autoencoder
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.process import rules, schedules
 from reverie.systems.folders import latent
+from reverie.systems.sd3.folder import sampling
 from reverie.systems.sd3.prompt import ROWS, PromptSD3
 from reverie.systems.sd3.transformer import PREFIX, original
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original as autoencoder
-from reverie.systems.system import Sampling, System
+from reverie.systems.system import System
 
 CODEC, WORDS = "first_stage_model.", "text_encoders.clip_"
 HEAD, SIZE = 64, 1024
@@ -37,7 +38,7 @@ def open_file(file: Single) -> System:
         denoiser=Denoiser(net, schedules.flow(), rules.velocity(), timestep(1000.0)),
         codec=latent(file.net(CODEC, codec, Autoencoder, autoencoder.vae(codec)), 1.5305, 0.0609),
         encoders={"prompt": _prompt(file, shape.context_dim)},
-        defaults=Sampling(solver="euler", steps=28, guidance=7.0, grid="shifted(shift=3.0)", size=(SIZE, SIZE)),
+        defaults=sampling("shifted(shift=3.0)", SIZE),
     )
 
 

@@ -35,7 +35,7 @@ def open_folder(folder: Folder) -> System:
         denoiser=Denoiser(net, path, rule, clock),
         codec=codec,
         encoders={"prompt": _prompt_xl(folder, config, size) if large else folder.clip()},
-        defaults=Sampling(guidance=5.0 if large else 7.5, steps=25, size=(size, size)),
+        defaults=sampling(large, size),
     )
 
 
@@ -46,6 +46,11 @@ def _prompt_xl(folder: Folder, config: Mapping[str, Any], size: int) -> PromptXL
     times, said = int(config.get("addition_time_embed_dim") or unet.TIMES), folder.index
     refiner, zeros = bool(said.get("requires_aesthetics_score")), bool(said.get("force_zeros_for_empty_prompt", True))
     return PromptXL(clips, times=times, size=(size, size), refiner=refiner, zeros=zeros)
+
+
+def sampling(large: bool, side: int) -> Sampling:
+    """How 1 and 2, and XL, are usually sampled."""
+    return Sampling(guidance=5.0 if large else 7.5, steps=25, size=(side, side))
 
 
 def holds(system: System) -> bool:

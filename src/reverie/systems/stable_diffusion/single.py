@@ -13,8 +13,9 @@ from reverie.process import rules, schedules
 from reverie.systems.folders import latent
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original
+from reverie.systems.stable_diffusion.folder import sampling
 from reverie.systems.stable_diffusion.prompt import PromptXL
-from reverie.systems.system import Sampling, System
+from reverie.systems.system import System
 
 NET, CODEC = "model.diffusion_model.", "first_stage_model."
 TELLING, LARGE = f"{NET}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
@@ -48,7 +49,7 @@ def open_file(file: Single) -> System:
         ),
         codec=latent(file.net(CODEC, codec, Autoencoder, original.vae(codec)), 0.13025 if large else 0.18215, 0.0),
         encoders={"prompt": _prompt_xl(file, size) if large else _prompt(file)},
-        defaults=Sampling(guidance=5.0 if large else 7.5, steps=25, size=(size, size)),
+        defaults=sampling(large, size),
     )
 
 
