@@ -12,7 +12,7 @@ from reverie.nets.blocks import Attention, FourierEmbedding, ResBlock, TimeEmbed
 from reverie.nets.classifier import Classifier, ClassifierConfig
 from reverie.nets.dit import DiT, DiTConfig, positions
 from reverie.nets.mlp import MLP, MLPConfig
-from reverie.nets.norm import group_norm
+from reverie.nets.norm import Fused, group_norm
 from reverie.nets.text import TextConfig, TextTransformer
 from reverie.nets.unet import UNet, UNetConfig
 
@@ -287,9 +287,18 @@ def test_attention_equals_the_fused_kernel():
         Attention(16, 3)
 
 
-def norm_gradients(x, weight, bias, direction, silu, second):
+def by_kernel(x, weight, bias, silu):
+    y = F.group_norm(x, 8, weight.to(x.dtype), bias.to(x.dtype))
+    return F.silu(y) if silu else y
+
+
+def by_hand(x, weight, bias, silu):
+    return Fused.apply(x.to(memory_format=torch.channels_last), weight, bias, 8, 1e-5, silu)[0]
+
+
+def norm_gradients(norm, x, weight, bias, direction, silu, second):
     leaves = [v.detach().clone(memory_format=torch.preserve_format).requires_grad_() for v in (x, weight, bias)]
-    y = group_norm(leaves[0], 8, leaves[1], leaves[2], silu=silu)
+    y = norm(*leaves, silu)
     first = torch.autograd.grad((y * direction).sum(), leaves, create_graph=second)
     return torch.autograd.grad(first[0].square().sum(), leaves[:2]) if second else (y, *first)
 
@@ -299,18 +308,38 @@ def norm_gradients(x, weight, bias, direction, silu, second):
 def test_norm_by_hand_equals_the_kernel(silu, second):
     x, weight, bias = torch.randn(3, 32, 6, 5) * 2 + 3, torch.randn(32), torch.randn(32)
     direction = torch.randn_like(x)
-    kernel = norm_gradients(x, weight, bias, direction, silu, second)
-    by_hand = norm_gradients(x.to(memory_format=torch.channels_last), weight, bias, direction, silu, second)
-    for a, b in zip(by_hand, kernel, strict=True):
+    kernel = norm_gradients(by_kernel, x, weight, bias, direction, silu, second)
+    ours = norm_gradients(by_hand, x, weight, bias, direction, silu, second)
+    for a, b in zip(ours, kernel, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5 * b.abs().max().item(), rtol=1e-4)
 
 
-def test_norm_by_hand_in_bf16_is_as_good_as_the_kernel():
+@pytest.mark.parametrize("grad", [True, False])
+def test_norm_in_bf16_is_as_good_as_the_kernel(grad):
     x, weight, bias = (torch.randn(3, 32, 6, 5) * 2 + 3).bfloat16(), torch.randn(32), torch.randn(32)
-    exact = F.silu(F.group_norm(x.float(), 8, weight, bias))
-    y = group_norm(x.to(memory_format=torch.channels_last), 8, weight, bias, silu=True)
+    exact = by_kernel(x.float(), weight, bias, silu=True)
+    with torch.set_grad_enabled(grad):
+        y = group_norm(x.to(memory_format=torch.channels_last), 8, weight, bias, silu=True)
     assert y.dtype == torch.bfloat16
     assert (y.float() - exact).norm() < 4e-3 * exact.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels, side", [(32, 8), (96, 48), (320, 32), (32, 160)])
+def test_a_drawn_norm_is_exact_and_the_same_in_any_batch_and_number_of_threads(channels, side, dtype):
+    x, weight, bias = torch.randn(3, channels, side, side) + 2, torch.randn(channels), torch.randn(channels)
+    x = x.to(dtype).to(memory_format=torch.channels_last)
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found += [group_norm(x[:n], 8, weight, bias, silu=True)[:1] for n in (1, 2, 3)]
+    finally:
+        torch.set_num_threads(1)
+    exact = by_kernel(x[:1].double(), weight, bias, silu=True)
+    assert all(torch.equal(y, found[0]) for y in found)
+    assert (found[0] - exact).norm() < (5e-7 if dtype == torch.float32 else 6e-3) * exact.norm()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on first use of jvp
@@ -318,13 +347,15 @@ def test_norm_by_hand_has_a_forward_mode():
     x, weight, bias = torch.randn(2, 16, 4, 4), torch.randn(16), torch.randn(16)
     tangents = torch.randn_like(x), torch.randn(16), torch.randn(16)
 
-    def f(x, weight, bias):
-        return group_norm(x, 8, weight, bias, silu=True)
-
-    kernel = torch.func.jvp(f, (x, weight, bias), tangents)
+    kernel = torch.func.jvp(lambda *v: by_kernel(*v, True), (x, weight, bias), tangents)
     wide = [v.to(memory_format=torch.channels_last) for v in (x, tangents[0])]
-    by_hand = torch.func.jvp(f, (wide[0], weight, bias), (wide[1], *tangents[1:]))
-    torch.testing.assert_close(by_hand, kernel, atol=1e-4, rtol=1e-4)
+    ours = torch.func.jvp(lambda *v: by_hand(*v, True), (wide[0], weight, bias), (wide[1], *tangents[1:]))
+    torch.testing.assert_close(ours, kernel, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        drawn = torch.func.jvp(
+            lambda *v: group_norm(*v[:1], 8, *v[1:], silu=True), (wide[0], weight, bias), (wide[1], *tangents[1:])
+        )
+    torch.testing.assert_close(drawn, kernel, atol=1e-4, rtol=1e-4)
 
 
 def test_residual_block_without_time():

@@ -9,9 +9,10 @@ r = 1/sqrt(v + eps), and <.> the mean over a group, the gradient is as cheap:
 
     dL/dx = r (w g - <w g> - xhat <w g xhat>) = scale g + c1 + c2 x.                        (2)
 
-PyTorch's own kernel is quick on contiguous tensors and many times slower on channels_last ones on a CPU, where
-convolutions are quickest. `group_norm` therefore takes (1) and (2) literally for channels_last tensors on the CPU, with
-statistics in float32 whatever the type of x, and calls PyTorch's kernel everywhere else.
+On a CPU, convolutions are quickest on channels_last tensors. There PyTorch's own kernel is slow to differentiate in bfloat16,
+and from 32x32 pixels on it adds up in an order that depends on the batch and the threads, so that a sample would not be the
+same alone and among others. `group_norm` therefore takes (1) and (2) literally in these cases, with statistics in float32
+whatever the type of x, and calls PyTorch's kernel everywhere else.
 """
 
 from typing import Any
@@ -19,9 +20,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+ORDERLY = 1024
+"""Pixels below which PyTorch's kernel adds up a sample of channels_last images in one order."""
+PIECE = 1 << 17
+"""Elements that are summed at a time: so many stay in a core's cache."""
 
 
-class _Fused(torch.autograd.Function):
+class Fused(torch.autograd.Function):
     """Group norm and, where `silu`, SiLU, of a channels_last image on the CPU; both modes of autograd."""
 
     generate_vmap_rule = True
@@ -122,15 +129,42 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, sil
     return F.silu(y) if silu else y
 
 
+def _drawn(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    """Equation (1) where nothing is learnt: few passes over x, and little memory.
+
+    The order of sums changes with the batch and the threads; in float64 this is lost when they are rounded to float32.
+    """
+    b, c, h, w = x.shape
+    sums = squares = torch.zeros(b, c, dtype=torch.float64)
+    for piece in x.permute(0, 2, 3, 1).flatten(1, 2).split(max(1, PIECE // c), 1):
+        wide = piece.double()
+        sums, squares = sums + wide.sum(1), squares + wide.square_().sum(1)
+    n = h * w * (c // groups)
+    mean, square = (v.view(b, groups, -1).sum(-1, keepdim=True) / n for v in (sums, squares))
+    mean, rstd = mean.float(), torch.rsqrt((square - mean * mean).clamp_min(0) + eps).float()
+    scale = rstd * weight.view(groups, -1)
+    shift = bias.view(groups, -1) - mean * scale
+    y = torch.addcmul(shift.view(b, c, 1, 1).to(x.dtype), x, scale.view(b, c, 1, 1).to(x.dtype))
+    return F.silu(y, inplace=True) if silu else y
+
+
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, *, eps: float = 1e-5, silu: bool = False) -> Tensor:
     """Group norm of x (B, C, H, W), followed by SiLU where `silu` is set; by the quickest road for its layout."""
-    if _by_hand(x):
-        y: Tensor = _Fused.apply(x, weight, bias, groups, eps, silu)[0]
-        return y
-    return _plain(x, weight, bias, groups, eps, silu)
+    if not _strided(x) or _kernel_serves(x):
+        return _plain(x, weight, bias, groups, eps, silu)
+    if not torch.is_grad_enabled():
+        return _drawn(x, weight, bias, groups, eps, silu)
+    y: Tensor = Fused.apply(x, weight, bias, groups, eps, silu)[0]
+    return y
 
 
-def _by_hand(x: Tensor) -> bool:
+def _kernel_serves(x: Tensor) -> bool:
+    """Whether PyTorch's kernel does for channels_last images; its forward mode does not take them."""
+    orderly = torch.is_grad_enabled() or x.shape[2] * x.shape[3] < ORDERLY
+    return x.dtype == torch.float32 and orderly and forward_ad._current_level < 0
+
+
+def _strided(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.ndim != 4 or x.dtype == torch.float64:
         return False
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
