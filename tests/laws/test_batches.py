@@ -8,7 +8,7 @@ from reverie.denoiser import Cond, Denoiser, OneByOne
 from reverie.guide import cfg
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
-from reverie.nets.precision import quick_dtype
+from reverie.nets.precision import Linear, quick_dtype
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import grids, rules, schedules
 from reverie.process.noise import gaussian, offset, student_t
@@ -155,6 +155,24 @@ def test_law_8_nets_in_bfloat16_do_not_look_at_the_batch(name):
         batch = net(x, t, tokens=tokens, vector=vector)
         for n in (1, 2, 3):
             assert torch.equal(net(x[:n], t[:n], tokens=tokens[:n], vector=vector[:n]), batch[:n])
+
+
+@pytest.mark.skipif(quick_dtype() is None, reason="this processor computes in float32, where a bit that turns is not seen")
+@pytest.mark.parametrize("length", [8, 63, 64, 154, 320, 767, 768, 1024])
+@pytest.mark.parametrize("deep, wide", [(512, 512), (1536, 384), (3072, 768)])
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.no_grad()
+def test_law_8_a_product_of_a_samples_tokens_does_not_look_at_the_batch(length, deep, wide, threads):
+    layer, make = Linear(deep, wide), torch.Generator().manual_seed(1)
+    x = torch.randn(6, length, deep, generator=make)
+    torch.set_num_threads(threads)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            batch = layer(x)
+            assert all(torch.equal(layer(x[:n]), batch[:n]) for n in (1, 2, 3))
+    finally:
+        torch.set_num_threads(1)
+    assert (batch - torch.nn.functional.linear(x, layer.weight, layer.bias)).norm() < 0.02 * batch.norm()
 
 
 class Drawn:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEEP, FEW = 512, 768
-"""Entries of a row, and rows, at which the CPU's bfloat16 products begin and end to add up in an order of their own."""
+DEEP, FEW, SOME = 512, 768, 64
+"""Entries of a row, and rows, at which the CPU's bfloat16 products begin and end to add up in an order of their own; rows enough
+for a product of one sample."""
 
 
 def quick_dtype() -> torch.dtype | None:
@@ -42,14 +43,18 @@ class Linear(nn.Linear):
     """Of tokens (B, L, D): a sample's sums do not depend on B.
 
     A deep product of few rows in bfloat16 is added up in another order than one of many, and one bit that turns there is some
-    levels in the picture. So few rows are filled up with zeros; while something is learnt they are not.
+    levels in the picture. So samples are multiplied one by one, or, where they are short, together and filled up with zeros; while
+    something is learnt they are not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         count = x.numel() // self.in_features
-        if x.ndim < 3 or count >= FEW or self.in_features < DEEP or torch.is_grad_enabled() or not _bf16(x):
+        each = count // max(1, len(x))
+        if x.ndim < 3 or each >= FEW or self.in_features < DEEP or torch.is_grad_enabled() or not _bf16(x):
             return super().forward(x)
-        filled = F.pad(x.reshape(count, -1), (0, 0, 0, FEW - count))
+        if each >= SOME:
+            return torch.stack([super(Linear, self).forward(sample) for sample in x])
+        filled = F.pad(x.reshape(count, -1), (0, 0, 0, max(0, FEW - count)))
         return super().forward(filled)[:count].view(*x.shape[:-1], -1)
 
 
