@@ -113,6 +113,20 @@ def load_tensors(path: Path, remedy: str = "get it again, or name another file")
         raise UserError(f"{path} {_why(path)} ({error}); {remedy}") from None
 
 
+def load_sound(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a file of others, mapped from the disk; errors as of `load_tensors`, and where one holds NaN or infinity.
+
+    They are looked through in a mapping of their own: of those that come back, nothing is in memory before it is used.
+    """
+    tensors, _ = load_tensors(path)
+    with safetensors.safe_open(path, "pt") as handle:
+        for key in tensors:
+            value = handle.get_tensor(key)
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise UserError(f"{path}: {key} holds NaN or infinity: the file is damaged, get it again")
+    return tensors
+
+
 def metadata(path: Path, remedy: str = "get it again, or name another file") -> dict[str, str]:
     """What the header of a safetensors file says besides its tensors; errors as of `load_tensors`."""
     if not os.path.isfile(path):  # Path.is_file raises in a folder that is not ours to read

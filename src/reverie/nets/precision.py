@@ -25,11 +25,11 @@ def inside(dtype: torch.dtype | None, device: torch.device) -> AbstractContextMa
 def held(net: nn.Module, dtype: torch.dtype | None) -> None:
     """The weights of matrix products and convolutions in `dtype`, as `inside` would cast them at every call, others in float32.
 
-    For use only: what is trained or saved keeps its own.
+    For use only: what is trained or saved keeps its own. They are copies, so that a file that they were mapped from can go.
     """
     for module in net.modules():
         for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            value.data = value.data.to(use(module, value, dtype))
+            value.data = value.data.to(use(module, value, dtype), copy=True)
 
 
 def use(module: nn.Module, value: Tensor, dtype: torch.dtype | None) -> torch.dtype:

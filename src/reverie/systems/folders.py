@@ -19,7 +19,7 @@ from reverie.encode import from_folder
 from reverie.encode.clip import Clip
 from reverie.encode.t5 import T5
 from reverie.errors import UserError
-from reverie.files import load_tensors, save_tensors, write_whole
+from reverie.files import load_sound, save_tensors, write_whole
 from reverie.systems import pickles, schedulers
 from reverie.systems.names import Layout, filled, taken
 from reverie.systems.opening import USUAL, Opening
@@ -107,7 +107,7 @@ class Folder:
         """All tensors of a part, from its one file or its shards."""
         out: dict[str, Tensor] = {}
         for file in self.files(part):
-            out |= pickles.tensors(file) if pickles.is_pickle(file) else load_tensors(file)[0]
+            out |= pickles.tensors(file) if pickles.is_pickle(file) else load_sound(file)
         return out
 
     def files(self, part: str) -> list[Path]:

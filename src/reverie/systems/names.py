@@ -113,8 +113,6 @@ def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: 
     for key, value in ours.items():
         if not value.is_floating_point():
             raise UserError(f"{what}: {layout(key)} holds {value.dtype} and no numbers with fractions: get it again")
-        if not bool(value.isfinite().all()):
-            raise UserError(f"{what}: {layout(key)} holds NaN or infinity: the file is damaged, get it again")
     lacking = {key: torch.zeros(value.shape) for key, value in net.state_dict().items() if key not in ours}
     net.load_state_dict(lacking | ours, assign=True)
     return net.eval().requires_grad_(False)

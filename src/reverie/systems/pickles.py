@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from reverie.errors import UserError
-from reverie.files import load_tensors
+from reverie.files import load_sound
 
 ENDINGS = (".bin", ".pt", ".ckpt", ".pth")
 SECONDS = 600
@@ -69,7 +69,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]
             raise UserError(f"{path} is refused: {said}; get the model as safetensors")
-        return {k: v.clone() for k, v in load_tensors(answer)[0].items()}  # off the file, which goes now
+        return {k: v.clone() for k, v in load_sound(answer).items()}  # off the file, which goes now
 
 
 def _plain() -> dict[str, str]:

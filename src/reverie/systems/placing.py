@@ -31,8 +31,8 @@ def placed(system: System, opening: Opening) -> System:
                 setattr(part, setting, value)
         dtype = None if name.startswith("encoders") else opening.inside
         if opening.offload == "none":
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             held(part, dtype)
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for net in theirs:
                 net.to(_of_encoder(net, opening))
             part.to(opening.place)

@@ -18,7 +18,7 @@ from torch import Tensor
 from reverie.encode import from_tensors
 from reverie.encode.clip import Clip
 from reverie.errors import UserError
-from reverie.files import load_tensors
+from reverie.files import load_sound, load_tensors
 from reverie.systems import pickles
 from reverie.systems.folders import Folder, fingerprint
 from reverie.systems.names import Layout, filled, renamed
@@ -41,7 +41,7 @@ class Single:
     def tensors(self) -> Mapping[str, Tensor]:
         """All of them, mapped from the disk."""
         if not pickles.is_pickle(self.path):
-            return load_tensors(self.path)[0]
+            return load_sound(self.path)
         pickles.refuse_unless(self.opening.allow_pickle, self.path)
         return pickles.tensors(self.path)
 
@@ -59,8 +59,9 @@ class Single:
             return dict(handle.metadata() or {})
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, without the beginning."""
-        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        """The tensors whose names begin so, without the beginning; mapped for themselves, so that each part can go by itself."""
+        tensors = self.tensors if pickles.is_pickle(self.path) else load_tensors(self.path)[0]
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
     def net(self, prefix: str, config: Any, build: Any, layout: Layout) -> Any:
         """The net of this part, as it lies in the file."""
