@@ -100,7 +100,7 @@ def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: s
     found: dict[str, Tensor] = {}
     for name in (n for n in asked if n in tensors and n not in wrong):
         pieces = zip(asked[name].keys, asked[name].apart(tensors[name], own), strict=True)
-        found |= {k: piece.reshape(own[k].shape) for k, piece in pieces if k not in found}
+        found |= {k: piece.reshape(own[k].shape).data for k, piece in pieces if k not in found}  # no view that keeps its whole
     return {key: found[key] for key in own if key in found}
 
 
