@@ -137,6 +137,39 @@ def test_the_price_of_a_latent_is_its_divergence_from_noise():
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
+def parts_of_loss(recipe, step=0):
+    """(loss, x, rebuilt, price) of the first four pictures, in a fresh job of a recipe."""
+    _, job = recipe.prepare(recipe.pictures())
+    key, x = Key(0, step), to_signal(job.pictures[:4])
+    with torch.no_grad():
+        y, price = job.rebuild(x, key.torch("latent"))
+        return job.loss(np.arange(4), key), x, y, price
+
+
+@pytest.mark.parametrize("net", [KL, VQConfig(channels=16, mult=(1, 2), blocks=1, latent=4, patch=2, groups=4, codes=64)])
+@pytest.mark.parametrize("squared", [False, True])
+def test_the_loss_is_the_error_of_pixels_and_the_price_as_the_recipe_weighs_them(net, squared):
+    training = replace(RECIPE.training, bf16=False)
+    loss, x, y, price = parts_of_loss(replace(RECIPE, net=net, squared=squared, kl=0.3, codebook=0.3, training=training))
+    near = (x - y).square() if squared else (x - y).abs()
+    torch.testing.assert_close(loss, near.mean((1, 2, 3)) + 0.3 * price)
+    assert price.min() > 1e-4
+
+
+def test_the_distance_of_features_counts_as_the_recipe_weighs_it(monkeypatch):
+    monkeypatch.setattr("reverie.systems.stages.perceptual", lambda: lambda x, y: (x - y).mean((1, 2, 3)).abs())
+    training = replace(RECIPE.training, bf16=False)
+    loss, x, y, price = parts_of_loss(replace(RECIPE, perceptual=0.4, kl=0.0, training=training))
+    torch.testing.assert_close(loss, (x - y).abs().mean((1, 2, 3)) + 0.4 * (x - y).mean((1, 2, 3)).abs())
+
+
+def test_the_discriminator_joins_in_at_its_step():
+    recipe = adversarial(3)
+    for step, alike in ((0, True), (2, True), (3, False), (4, False)):
+        loss, alone = (parts_of_loss(r, step)[0] for r in (recipe, replace(recipe, adversarial=0.0)))
+        assert torch.allclose(loss, alone) is alike
+
+
 def test_psnr_is_that_of_the_mean_square():
     a = np.zeros((1, 1, 2, 2), np.uint8)
     assert psnr(a, a + 255)[0] == pytest.approx(0) and psnr(a, a)[0] == pytest.approx(100)
