@@ -84,7 +84,7 @@ def wide(part):
 def test_half_precision_is_near_and_tiles_too(folder):
     image = drawn(folder, **PLAIN)
     assert 0 < np.abs(image - drawn(folder, precision="bfloat16")).mean() < 8
-    assert np.abs(image - drawn(folder, tile=32, **PLAIN)).mean() < 8
+    assert 0 < np.abs(image - drawn(folder, tile=32, **PLAIN)).mean() < 8
     with pytest.raises(UserError, match="cannot be used here"):
         drawn(folder, device="tpu:7")
 
@@ -99,6 +99,21 @@ def test_a_model_that_does_not_fit_is_named_before_it_is_loaded(folder, monkeypa
         open_model(str(folder), Opening(**PLAIN))
     count = sum(v.numel() for file in folder.glob("*/*.safetensors") for v in load_file(file).values())
     assert sum(memory.entries(file) for files in Folder(folder).weights.values() for file in files) == count
+
+
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_the_estimate_counts_what_is_there_at_once(folder, precision, size, monkeypatch):
+    """All parts, each with all of its shards; where parts rest the largest of them, where blocks do a tenth of that."""
+    parts = [*Folder(folder).weights.values()]
+    whole = [[file for files in parts[:2] for file in files], *parts[2:]]  # as if the first two were shards of one part
+    bytes_of = [size * sum(v.numel() for file in files for v in load_file(file).values()) for files in whole]
+    assert len(whole[0]) == 2 and bytes_of[0] == max(bytes_of)
+    for offload, present in (("none", sum(bytes_of)), ("parts", max(bytes_of)), ("blocks", 0.1 * max(bytes_of))):
+        monkeypatch.setattr(memory, "available", lambda place, free=present: 1.16 * free)
+        memory.check(whole, Opening(precision=precision, offload=offload), "model")
+        monkeypatch.setattr(memory, "available", lambda place, free=present: 1.14 * free)
+        with pytest.raises(UserError, match="model needs about"):
+            memory.check(whole, Opening(precision=precision, offload=offload), "model")
 
 
 def test_memory_that_runs_out_names_what_helps(folder):
@@ -145,6 +160,16 @@ def test_the_process_that_reads_pickles_reaches_no_network_and_no_file():
     for harm in ("import socket; socket.create_connection(('127.0.0.1', 9))", "os.system('true')", "open('/tmp/harm', 'w')"):
         done = subprocess.run([sys.executable, "-c", f"{watched}\n{harm}"], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "RuntimeError: the file asked" in done.stderr, done.stderr
+
+
+def test_the_process_that_reads_pickles_has_bounded_memory(tmp_path):
+    from reverie.systems.pickles import CHILD
+
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.bin")
+    for limit, code in ((1 << 40, 0), (1 << 20, 1)):
+        words = [sys.executable, "-I", "-c", CHILD, str(tmp_path / "a.bin"), str(tmp_path / "answer"), str(limit)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
 
 
 def _changed(path, change):
@@ -197,6 +222,13 @@ def test_damaged_and_hostile_weights(copy, name):
     harm, said = HOSTILE[name]
     harm(copy / UNET)
     with pytest.raises(UserError, match=said):
+        open_folder(copy)
+
+
+@pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
+def test_no_part_may_hold_what_is_no_number(copy, part):
+    _changed(copy / part, lambda t: next(iter(t.values())).view(-1)[:1].fill_(torch.nan))
+    with pytest.raises(UserError, match="holds NaN or infinity: the file is damaged"):
         open_folder(copy)
 
 
@@ -280,6 +312,8 @@ def test_what_fits_is_used_where_that_is_wanted(copy, capsys):
     )
     said = capsys.readouterr().err
     assert "unet: 207 of 208 tensors applied; missing: conv_in.bias; unknown: extra" in said and "vae: 124 of 124 tensors" in said
+    stem = open_folder(copy, Opening(partial=True)).denoiser.net.stem
+    assert not stem.bias.any() and stem.weight.any()
 
 
 def test_convert_writes_safetensors_that_give_the_same_picture(folder, tmp_path, capsys):
@@ -302,6 +336,18 @@ def test_blocks_that_are_compiled_draw_the_same(folder):
     again = np.asarray(generate(system, "a red fox", seed=1, steps=2, height=32, width=48)[0], np.int16)
     assert np.abs(image - again).max() <= 1 and torch._dynamo.utils.counters["frames"]["ok"] > before
     assert not Opening().compiles or torch.cuda.is_available()
+
+
+def test_what_is_compiled_and_computed_in_what(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("reverie.systems.placing.compiled", asked.append)
+    for choice in ("auto", "no", "yes"):
+        system = open_model(str(folder), Opening(compile=choice, device="cpu", **PLAIN))
+    assert asked == [system.denoiser]
+    assert [Opening(precision=p).inside for p in ("float32", "bfloat16", "float16")] == [None, torch.bfloat16, torch.float16]
+    monkeypatch.setattr(Opening, "place", torch.device("cuda"))
+    found = [Opening(compile=c, offload=o).compiles for c in ("auto", "no", "yes") for o in ("none", "parts", "blocks")]
+    assert found == [True, False, False, False, False, False, True, True, True]
 
 
 def test_a_model_is_loaded_as_it_is_asked(folder):
