@@ -6,8 +6,12 @@ import pytest
 import torch
 import transformers
 
+from reverie.card import parse, rebuild
 from reverie.cli import main
+from reverie.process.grids import GRIDS
+from reverie.solve import find
 from reverie.systems.published import ENCODERS, SYSTEMS
+from reverie.tasks.generate import SIZED
 
 MEASURED = {
     "DDPM CIFAR-10": 35_746_307,
@@ -77,9 +81,28 @@ def test_every_system_of_the_list_is_listed(capsys):
     records = json.loads(capsys.readouterr().out)
     names = "ddpm iddpm adm ldm sd1 sd2 sdxl sdxl-refiner sd3 sd35 flux-dev flux-schnell sana pixart dit sit"
     assert [r["name"] for r in records] == names.split()
-    flux = next(r for r in records if r["name"] == "flux-dev")
-    assert flux["memory"]["bfloat16"] == 2 * sum(flux["parameters"].values())
-    assert flux["defaults"]["guidance"] == 3.5
+    for r in records:
+        assert r["memory"] == {"bfloat16": 2 * sum(r["parameters"].values()), "float32": 4 * sum(r["parameters"].values())}
+    told = {r["name"]: (r["defaults"]["solver"], r["defaults"]["steps"], r["defaults"]["guidance"]) for r in records}
+    assert (told["flux-dev"], told["flux-schnell"]) == (("euler", 50, 3.5), ("euler", 4, 1.0))
+    assert told["ddpm"] == ("ddpm", 1000, 1.0) and told["sit"] == ("euler", 50, 4.0)
+    classes = {r["name"]: r["parameters"]["classes"] for r in records if "classes" in r["parameters"]}
+    assert classes == {"adm": 1000 * 1024, "dit": 1001 * 1152, "sit": 1001 * 1152}  # DiT's with the null class
+
+
+SIDES = {
+    **{"ddpm": 32, "iddpm": 64, "adm": 256, "ldm": 256, "sd1": 512, "sd2": 768, "sdxl": 1024, "sdxl-refiner": 1024},
+    **{"sd3": 1024, "sd35": 1024, "flux-dev": 1024, "flux-schnell": 1024, "sana": 1024, "pixart": 1024, "dit": 256, "sit": 256},
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_the_size_is_that_of_training_and_the_settings_are_possible(system):
+    d = system.defaults
+    assert d.size == (SIDES[system.name],) * 2
+    card = parse(d.grid)
+    told = {"width": SIDES[system.name], "height": SIDES[system.name]} if card["name"] in SIZED else {}
+    assert find(d.solver).row.name == d.solver and rebuild(told | card, GRIDS, "grid")
 
 
 def test_one_system_and_one_that_is_none(capsys):
