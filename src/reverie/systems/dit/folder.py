@@ -37,7 +37,7 @@ def open_folder(folder: Folder) -> System:
         denoiser=Denoiser(net, path, rule, clock, learned_variance=config.learn_sigma),
         codec=codec,
         encoders={"class": classes},
-        defaults=Sampling(guidance=4.0, size=(side, side)),
+        defaults=Sampling(guidance=4.0, steps=25, size=(side, side)),
     )
 
 
