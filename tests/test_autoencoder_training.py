@@ -159,7 +159,7 @@ def test_the_loss_is_the_error_of_pixels_and_the_price_as_the_recipe_weighs_them
 def test_the_distance_of_features_counts_as_the_recipe_weighs_it(monkeypatch):
     monkeypatch.setattr("reverie.systems.stages.perceptual", lambda: lambda x, y: (x - y).mean((1, 2, 3)).abs())
     training = replace(RECIPE.training, bf16=False)
-    loss, x, y, price = parts_of_loss(replace(RECIPE, perceptual=0.4, kl=0.0, training=training))
+    loss, x, y, _ = parts_of_loss(replace(RECIPE, perceptual=0.4, kl=0.0, training=training))
     torch.testing.assert_close(loss, (x - y).abs().mean((1, 2, 3)) + 0.4 * (x - y).mean((1, 2, 3)).abs())
 
 

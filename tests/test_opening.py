@@ -152,6 +152,22 @@ def test_a_pickle_that_runs_something_does_not(copy, how, tmp_path):
     assert not mark.exists()
 
 
+class Removal(Harm):
+    """What no watch forbids: so it must not even be called."""
+
+    def __reduce__(self):
+        return os.remove, (str(self.place),)
+
+
+def test_a_pickle_is_opened_for_its_tensors_alone(copy):
+    (copy / UNET).unlink()
+    (copy / "kept").touch()
+    torch.save({"conv_in.weight": torch.zeros(2), "harm": Removal(copy / "kept")}, copy / "unet/diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="is refused"):
+        drawn(copy, allow_pickle=True)
+    assert (copy / "kept").exists()
+
+
 def test_the_process_that_reads_pickles_reaches_no_network_and_no_file():
     from reverie.systems.pickles import CHILD
 
