@@ -1,5 +1,7 @@
 """Single files by the publishers' names: known by their keys, the pictures of the folder, names that diffusers reads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,23 +13,29 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.loaders import single_file_utils
-from published import CROSS, KL_16, PLAIN, TOLD, awake, blocks, table
+from published import CROSS, KL_16, PLAIN, TOLD, awake, blocks, dit, table
 from published import flux as flux_dev
 from safetensors.torch import save_file
 
+from reverie.encode.classes import Classes
 from reverie.encode.from_tensors import clip_words
 from reverie.errors import UserError
+from reverie.nets.dit import DiT, DiTConfig
+from reverie.systems.dit import transformer as names
 from reverie.systems.flux import transformer as flux
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.names import taken
 from reverie.systems.opening import Opening
+from reverie.systems.published import SYSTEMS
 from reverie.systems.sd3 import transformer as sd3_names
-from reverie.systems.single import open_clip
 from reverie.systems.stable_diffusion import original
+from reverie.systems.stable_diffusion import single as sd
+from reverie.systems.stable_diffusion.prompt import PromptXL
 from reverie.tasks.generate import generate
 
 SMALL = {"block_out_channels": (32, 64), "norm_num_groups": 32, "sample_size": 16, "layers_per_block": 1}
@@ -56,11 +64,21 @@ def clip(layers=2, width=64, projected=False, act="quick_gelu", pad="<|endoftext
 
 
 def by_hand(net):
-    """OpenCLIP's tensors of transformers' encoder."""
-    made = taken(net, open_clip)
-    if "text_projection.weight" in made:
-        made["text_projection"] = made.pop("text_projection.weight").T.contiguous()
-    return made | {"logit_scale": torch.zeros(())}
+    """OpenCLIP's tensors of transformers' encoder, in whose matrix queries, keys and values follow one another."""
+    theirs = {k.removeprefix("text_model."): v for k, v in net.state_dict().items()}
+    made = {"logit_scale": torch.zeros(()), "positional_embedding": theirs["embeddings.position_embedding.weight"]}
+    made["token_embedding.weight"] = theirs["embeddings.token_embedding.weight"]
+    if "text_projection.weight" in theirs:
+        made["text_projection"] = theirs["text_projection.weight"].T
+    for end in ("weight", "bias"):
+        made[f"ln_final.{end}"] = theirs[f"final_layer_norm.{end}"]
+        for i in range(net.config.num_hidden_layers):
+            here, block = f"encoder.layers.{i}", f"transformer.resblocks.{i}"
+            made[f"{block}.attn.in_proj_{end}"] = torch.cat([theirs[f"{here}.self_attn.{x}_proj.{end}"] for x in "qkv"])
+            names = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
+            for name, own in (names | {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}).items():
+                made[f"{block}.{name}.{end}"] = theirs[f"{here}.{own}.{end}"]
+    return made
 
 
 def saved(net):
@@ -107,9 +125,32 @@ def sdxl():
         )
     )
     one, two = clip(), clip(width=128, projected=True, act="gelu")
-    pipe = StableDiffusionXLPipeline(kl(), one, two, clip_words(), clip_words("!"), net, table(), add_watermarker=False)
+    pipe = StableDiffusionXLPipeline(
+        kl(scaling_factor=0.13025), one, two, clip_words(), clip_words("!"), net, table(), add_watermarker=False
+    )
     words = with_words(saved(one), "conditioner.embedders.0.transformer.")
     return pipe, words | with_words(by_hand(two), "conditioner.embedders.1.model.")
+
+
+def refiner():
+    """It has the second encoder alone."""
+    small = {**SMALL, "block_out_channels": (64, 128)}
+    net = awake(
+        UNet2DConditionModel(
+            **small,
+            **TOLD | {"addition_time_embed_dim": 256},
+            **blocks(PLAIN, CROSS),
+            cross_attention_dim=128,
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+            projection_class_embeddings_input_dim=16 + 5 * 256,
+            transformer_layers_per_block=[1, 2],
+        )
+    )
+    two, codec = clip(width=128, projected=True, act="gelu"), kl(scaling_factor=0.13025)
+    told = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False, "add_watermarker": False}
+    pipe = StableDiffusionXLImg2ImgPipeline(codec, None, two, None, clip_words("!"), net, table(), **told)
+    return pipe, with_words(by_hand(two), "conditioner.embedders.0.model.")
 
 
 def of_ldm(pipe, system, words):
@@ -125,7 +166,7 @@ def read_back(pipe, file):
     return (unet, pipe.unet), (vae, pipe.vae)
 
 
-@pytest.fixture(scope="module", params=[sd1, sd2, sdxl])
+@pytest.fixture(scope="module", params=[sd1, sd2, sdxl, refiner])
 def both(request, tmp_path_factory):
     torch.manual_seed(0)
     pipe, words = request.param()
@@ -138,8 +179,8 @@ def both(request, tmp_path_factory):
     return pipe, system, file, place / "model.safetensors"
 
 
-def drawn(system):
-    settings = {"seed": 3, "steps": 2, "height": 32, "width": 32, "negative": "rain", "guidance": 2.0, "grid": "uniform()"}
+def drawn(system, negative="rain"):
+    settings = {"seed": 3, "steps": 2, "height": 32, "width": 32, "negative": negative, "guidance": 2.0, "grid": "uniform()"}
     return np.asarray(generate(system, "a red fox", **settings)[0], np.int16)
 
 
@@ -147,11 +188,18 @@ def test_the_file_gives_the_picture_of_the_folder(both):
     _, system, _, file = both
     image, again = drawn(system), drawn(open_file(file))
     assert image.std() > 5
-    codec = open_file(file).codec
-    assert torch.allclose(codec.scale, torch.full_like(codec.scale, 1 / (0.13025 if "sdxl" in str(file) else 0.18215)))
-    codec.scale.copy_(system.codec.scale)  # the tiny folders all have the scale of Stable Diffusion 1
-    if "sdxl" not in str(file):
-        assert np.abs(image - again).max() <= 1
+    assert np.abs(image - again).max() <= 1
+    assert np.abs(drawn(system, negative="") - drawn(open_file(file), negative="")).max() <= 1
+
+
+def test_encoders_of_words_have_every_weight_in_its_place(both):
+    pipe, _, _, file = both
+    read = open_file(file).prompt_encoder
+    clips = list(read.clips) if isinstance(read, PromptXL) else [read]
+    nets = [net for net in (pipe.text_encoder, getattr(pipe, "text_encoder_2", None)) if net is not None]
+    for clip_of_ours, net in zip(clips, nets, strict=True):
+        own, theirs = clip_of_ours.net.state_dict(), net.state_dict()
+        assert own.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in own.items())
 
 
 def test_diffusers_reads_the_same_names(both):
@@ -171,6 +219,32 @@ def test_a_file_that_lacks_a_tensor_or_is_of_no_system_is_named(both, tmp_path):
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="none of our systems by its 1 tensors"):
         open_file(tmp_path / "other.safetensors")
+
+
+class Told:
+    """What is looked at of a file of Stable Diffusion 2 to know what its net predicts."""
+
+    def __init__(self, spread, words=sd.WORDS_2, **about):
+        bias = torch.linspace(-1, 1, 320)
+        self.tensors = {sd.TELLING: spread * bias / bias.std(), f"{words}transformer.resblocks.0.ln_1.bias": torch.zeros(1)}
+        self.about = {f"modelspec.{k}": v for k, v in about.items()}
+
+
+def test_what_a_net_predicts_is_said_or_told_by_a_bias():
+    assert sd._predicts_v(Told(0.2)) and not sd._predicts_v(Told(0.03))
+    assert not sd._predicts_v(Told(0.2, words=sd.WORDS_1))  # Stable Diffusion 1 never does
+    assert not sd._predicts_v(Told(0.2, prediction_type="epsilon")) and sd._predicts_v(Told(0.03, prediction_type="v"))
+
+
+def test_marks_of_v_and_of_no_light_at_the_end(both, tmp_path):
+    _, _, file, _ = both
+    save_file(file | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "marked.safetensors")
+    save_file(file, tmp_path / "plain.safetensors")
+    found = [open_file(tmp_path / f"{name}.safetensors").denoiser for name in ("marked", "plain")]
+    assert [(model.path.card["name"], model.rule.card["name"]) for model in found] == [
+        ("zero_snr", "v"),
+        ("scaled_linear_table", "eps"),
+    ]
 
 
 def sd3_small():
@@ -209,6 +283,8 @@ def test_stable_diffusion_3_with_its_encoders_and_with_those_of_a_folder(tmp_pat
     save_file(bare | words, tmp_path / "all.safetensors")
     save_file(bare, tmp_path / "bare.safetensors")
     image = drawn(system)
+    usual = replace(system.defaults, size=(1024, 1024))  # the tiny folder's are smaller, and its scheduler has the usual shift
+    assert open_file(tmp_path / "all.safetensors").defaults == usual
     assert np.abs(image - drawn(open_file(tmp_path / "all.safetensors"))).max() <= 1 and image.std() > 5
     assert np.abs(image - drawn(open_file(tmp_path / "bare.safetensors", Opening(parts=str(tmp_path / "folder"))))).max() <= 1
     with pytest.raises(UserError, match=r"bare.safetensors holds no encoder of words: name a folder .* with --parts"):
@@ -236,6 +312,38 @@ def test_flux_with_the_other_parts_of_a_folder(tmp_path, prefix):
     system = open_folder(tmp_path / "folder")
     save_file(with_words(taken(system.denoiser.net, flux.original), prefix), tmp_path / "flux.safetensors")
     again = open_file(tmp_path / "flux.safetensors", Opening(parts=str(tmp_path / "folder")))
+    assert again.denoiser.net.config == system.denoiser.net.config
     assert np.abs(drawn(system) - drawn(again)).max() <= 1 and again.denoiser.guided
     with pytest.raises(UserError, match="holds no autoencoder and no encoder of words"):
         open_file(tmp_path / "flux.safetensors")
+
+
+@pytest.mark.parametrize("name", ["DiT-B-2", "SiT-B-2"])
+@torch.no_grad()
+def test_dit_and_sit_with_the_autoencoder_of_a_folder(name, tmp_path):
+    """One file under two names: the flow of the second runs the other way, from noise at 0 to data at 1."""
+    torch.manual_seed(0)
+    pipe = dit()
+    pipe.save_pretrained(tmp_path / "folder")
+    config = DiTConfig(width=384, heads=6, depth=1, size=16)
+    parts = awake(names.parts(DiT(config), Classes([str(k) for k in range(1000)], 384)))
+    tensors = taken(parts, names.original)
+    save_file(tensors, tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"holds no autoencoder: name a folder"):
+        open_file(tmp_path / f"{name}.safetensors")
+    system = open_file(tmp_path / f"{name}.safetensors", Opening(parts=str(tmp_path / "folder")))
+    flows, model = name.startswith("SiT"), system.denoiser
+    assert model.net.config == config and model.learned_variance and system.defaults.size == (32, 32)
+    listed = next(s.defaults for s in SYSTEMS if s.name == name[:3].lower())
+    assert [getattr(system.defaults, k) for k in SAME] == [getattr(listed, k) for k in SAME]
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([0.25, 0.75], dtype=torch.float64)
+    rows = parts["classes"].table.weight[[7, 1000]]
+    out = parts["net"](x, (1 - t if flows else 1000 * t - 1).float(), vector=rows)[:, :4]
+    alpha, sigma = (v.float()[:, None, None, None] for v in model.path(t))
+    wanted = x + sigma * out if flows else (x - sigma * out) / alpha
+    found = model(x, t, system.encoders["class"].prompts(["7", ""]))
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert np.asarray(generate(system, 7, steps=2, guidance=2.0)[0]).std() > 5
+
+
+SAME = ("solver", "steps", "guidance", "grid")
