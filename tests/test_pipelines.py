@@ -6,15 +6,17 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline, FluxPipeline, PixArtAlphaPipeline, SanaPipeline
+from diffusers import DiTPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, PixArtAlphaPipeline, SanaPipeline
 from published import PIPELINES, refiner
 
 from reverie.denoiser import Denoiser
 from reverie.errors import UserError
-from reverie.process import schedules
+from reverie.process import rules, schedules
 from reverie.rng import Rng
+from reverie.systems import schedulers
 from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.foreign import open_folder, write_folder
+from reverie.systems.published import SYSTEMS
 from reverie.tasks.generate import Preview, run, settle
 
 SIZE = (32, 64)
@@ -118,6 +120,13 @@ def test_the_same_picture_without_guidance_or_words(written):
     close(ours(system, negative=""), reference(theirs, system, None))
 
 
+@pytest.mark.parametrize(("make", "length"), [(PIPELINES["flux-dev"], 512), (PIPELINES["flux-schnell"], 256)])
+def test_flux_reads_as_many_words_as_was_published(make, length, tmp_path):
+    make().save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert open_folder(tmp_path).prompt_encoder.prompts([PROMPT]).tokens.shape[1] == length
+
+
 def test_what_is_written_opens_there_and_here(written, tmp_path):
     theirs, _, system = written
     write_folder(system, tmp_path / "copy")
@@ -126,6 +135,34 @@ def test_what_is_written_opens_there_and_here(written, tmp_path):
     again.scheduler = theirs.scheduler
     close(ours(system), reference(again, system))
     close(ours(open_folder(tmp_path / "copy")), reference(theirs, system))
+
+
+LISTED = {system.name: system.defaults for system in SYSTEMS}
+
+
+def test_it_is_sampled_as_is_listed(written, request):
+    """But for the grid, which the scheduler tells, and the size, which the net does, where its configuration has one."""
+    theirs, _, system = written
+    defaults, listed = system.defaults, LISTED[request.node.callspec.params["written"]]
+    same = ("solver", "steps", "guidance")
+    assert [getattr(defaults, k) for k in same] == [getattr(listed, k) for k in same]
+    side = (theirs.unet if hasattr(theirs, "unet") else theirs.transformer).config.get("sample_size")
+    assert defaults.size == (system.codec.factor * side if side else 1024,) * 2
+
+
+def test_the_shift_of_a_flow_is_read_and_written():
+    name = "FlowMatchEulerDiscreteScheduler"
+    told = [{"shift": 3.0}, {"use_dynamic_shifting": True}, {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 2.0}]
+    each = [{"_class_name": name, **FlowMatchEulerDiscreteScheduler(**options).config} for options in told]
+    found = [schedulers.grid(said, "karras()") for said in each]
+    assert found == [LISTED["sd3"].grid, "flux_shift(low=0.5, high=1.15)", "flux_shift(low=0.25, high=2.0)"]
+    assert schedulers.grid({"flow_shift": 3.0, "use_flow_sigmas": True}, "karras()") == LISTED["sana"].grid
+    assert schedulers.grid({"beta_schedule": "linear", "shift": 3.0}, "karras()") == "karras()"
+    flow = Denoiser(torch.nn.Identity(), schedules.flow(), rules.velocity())
+    assert [schedulers.grid(schedulers.written(flow, grid), "") for grid in found] == found
+    written = [FlowMatchEulerDiscreteScheduler.from_config(schedulers.written(flow, grid)).config for grid in found]
+    for told_them, config in zip(told, written, strict=True):
+        assert all(config[k] == v for k, v in told_them.items())
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +180,15 @@ def pair(tmp_path_factory):
     return base, fine, *made
 
 
-def test_a_refiner_draws_the_end(pair):
+@pytest.mark.parametrize("share", [0.8, 0.2])
+def test_a_refiner_draws_the_end(pair, share):
+    """Of a share that is small the refiner draws most, and whatever it is told shows."""
     base, fine, first, second = pair
     said = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": 3.0, "num_inference_steps": 5, "output_type": "latent"}
-    half = base(latents=noise(first), height=SIZE[0], width=SIZE[1], denoising_end=0.8, **said).images
+    half = base(latents=noise(first), height=SIZE[0], width=SIZE[1], denoising_end=share, **said).images
     sizes = {"original_size": SIZE, "target_size": SIZE}
-    whole = fine(image=half, denoising_start=0.8, **sizes, **said).images
-    latents, image = ours(replace(first, refiner=second))
+    whole = fine(image=half, denoising_start=share, **sizes, **said).images
+    latents, image = ours(replace(first, refiner=second), handover=share)
     assert (latents - whole).abs().max() < 1e-4 * whole.abs().max() and image.std() > 5
     alone = ours(first)[0]
     assert (alone - latents).abs().max() > 1e-2 and torch.equal(ours(replace(first, refiner=second), handover=1.0)[0], alone)
