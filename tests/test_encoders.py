@@ -4,6 +4,7 @@ import pytest
 import torch
 from published import clip, clip_words, gemma, t5, t5_words
 
+from reverie.encode import from_tensors
 from reverie.encode.clip import Clip
 from reverie.encode.gemma import Gemma
 from reverie.encode.t5 import T5
@@ -46,6 +47,12 @@ def test_the_layer_that_is_read():
         torch.testing.assert_close(Clip(net, words, skip=skip, raw=True).read(["a fox"])[0], hidden)
     with pytest.raises(UserError, match="this encoder has 3 layers"):
         Clip(net, words, skip=3)
+
+
+def test_rows_are_filled_with_the_mark_of_the_tokenizer():
+    """CLIP's is that of the end, OpenCLIP's is the word of the number 0."""
+    for words, mark in ((from_tensors.clip_words(), 49407), (from_tensors.clip_words("!"), 0)):
+        assert Clip(clip(24), words)._marked([5]) == [49406, 5, 49407, *[mark] * 74]
 
 
 def test_what_is_not_read_is_told():

@@ -29,9 +29,10 @@ from reverie.encode.classes import Classes
 from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
 from reverie.nets.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
-from reverie.nets.unet import UNet, UNetConfig
+from reverie.nets.unet import DDPM_CIFAR10, UNet, UNetConfig
 from reverie.nets.vq import VQAutoencoder, VQConfig
 from reverie.rng import Rng
+from reverie.systems import schedulers
 from reverie.systems.adm import original as adm
 from reverie.systems.ddpm import original as ddpm
 from reverie.systems.foreign import open_file, open_folder, write_folder
@@ -246,6 +247,15 @@ def test_a_port_of_ddpm_gives_the_picture_of_the_folder(tmp_path):
     assert torch.equal(ours(again)[0], ours(system)[0])
 
 
+def test_the_size_of_ports_of_ddpm(tmp_path):
+    """CIFAR-10's net ends at 4x4, that of LSUN and CelebA-HQ draws 256x256 and has six levels."""
+    for mult, side in (((1, 2, 2, 2), 32), ((1, 1, 2, 2, 4, 4), 256)):
+        config = replace(DDPM_CIFAR10, channels=32, mult=mult, blocks=1)
+        tensors = taken(UNet(config), ddpm.layout(config), lambda n: ".attn" in n and n.endswith("weight"))
+        save_file(tensors, tmp_path / f"{side}.safetensors")
+        assert open_file(tmp_path / f"{side}.safetensors").defaults.size == (side, side)
+
+
 KL = AutoencoderConfig(channels=32, mult=(1, 2), blocks=1, latent=3, attend=(1,))
 VQ = VQConfig(channels=32, mult=(1, 2), blocks=1, latent=3, codes=64, attention=False)
 UNTOLD = UNetConfig(channels=32, mult=(1, 2), blocks=1, attention=(1,), head_width=32)
@@ -308,6 +318,13 @@ def test_what_latent_diffusion_cannot_be_is_named(tmp_path):
 
 
 # --- what they share ---
+
+
+def test_schedulers_that_say_no_bound_have_their_usual_one():
+    bounds = {kind: schedulers.bound({"_class_name": f"{kind}Scheduler"}) for kind in ("DDPM", "DDIM", "PNDM", "EulerDiscrete")}
+    assert bounds == {"DDPM": 1.0, "DDIM": 1.0, "PNDM": None, "EulerDiscrete": None}
+    assert schedulers.bound({"_class_name": "DDIMScheduler", "clip_sample": False}) is None
+    assert schedulers.bound({"_class_name": "DDIMScheduler", "clip_sample": True, "clip_sample_range": 0.7}) == 0.7
 
 
 def test_a_bound_keeps_the_estimate_and_is_remembered(tmp_path):
