@@ -11,6 +11,7 @@ from reverie.encode.t5 import T5
 from reverie.errors import UserError
 from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.sd3.prompt import PromptSD3
+from reverie.systems.stable_diffusion.prompt import PromptXL
 
 LONG = " ".join("abcdefghij" * 16)
 """160 letters, each of which is a token: two whole chunks of 75, and ten more."""
@@ -69,4 +70,10 @@ def test_what_is_not_read_is_told():
             (note,) = encoder.notes("a b c d e f g h j k l m n o")
             assert note.startswith(f"{said} tokens of the prompt are read; ignored: ") and note.endswith("o")
             assert encoder.notes("fox") == encoder.notes("") == []
-    assert plain.notes(LONG) == PromptSD3([plain], None, width=24).notes(LONG) == []  # all of it is read, or T5 is not there
+    assert plain.notes(LONG) == []  # all of it is read
+    (note,) = PromptSD3([plain], None, width=24).notes(LONG)
+    assert note == "of a prompt of more than 75 tokens, the vector of the whole is that of its first 75"
+    for encoder in (PromptFlux(plain, far), PromptXL([plain], size=(64, 64))):
+        assert (
+            encoder.notes(LONG)[-1] == note
+        )

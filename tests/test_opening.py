@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from published import sd1
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import reverie
 from reverie.cli import main
@@ -73,6 +75,48 @@ def test_only_what_is_used_is_present(folder, offload, left, monkeypatch):
         most = max(most, sum(present.values()))
     assert {part for part, share in present.items() if share > 0.5} == left
     assert offload == "parts" or most < 1.2
+
+
+@pytest.mark.parametrize("offload", ["parts", "blocks"])
+def test_all_that_a_resting_module_is_given_is_brought_where_it_computes(folder, offload, monkeypatch):
+    """Also what is given by name, as transformers' modules give everything."""
+    brought = []
+
+    def bring(kind, function, given):
+        return tree_map_only(kind, lambda v: brought.append(function(v).clone()) or brought[-1], given)
+
+    def check(module, given, by_name):
+        found = [v for v in tree_leaves((given, by_name)) if isinstance(v, torch.Tensor)]
+        asked.append(len(by_name))
+        assert all(any(v is b for b in brought) for v in found), type(module).__name__
+
+    asked = []
+    monkeypatch.setattr("reverie.systems.placing.SMALL", 100)
+    monkeypatch.setattr("reverie.systems.placing.tree_map_only", bring)
+    system = open_model(str(folder), Opening(offload=offload, **PLAIN))
+    for part in (system.denoiser, system.codec, *system.encoders.values()):
+        for module in [m for m in part.modules() if m._forward_pre_hooks]:
+            module.register_forward_pre_hook(check, with_kwargs=True)
+    generate(system, "a fox", steps=1, height=32, width=32)
+    assert sum(asked)  # there are such modules
+
+
+def test_a_refiner_rests_while_the_base_is_used(folder, monkeypatch):
+    monkeypatch.setattr("reverie.systems.placing.SMALL", 100)
+    base, refiner = open_folder(folder), open_folder(folder)
+    for system in (base, refiner):
+        system.denoiser.to(torch.bfloat16)
+    whole = placed(replace(base, refiner=refiner), Opening(offload="parts", **PLAIN))
+    shares = []
+    for _ in run(whole, settle(whole, "a fox", {"steps": 4, "height": 32, "width": 32, "handover": 0.5})):
+        shares.append((wide(base.denoiser) > 0.5, wide(refiner.denoiser) > 0.5))
+    assert shares[0] == (True, False) and (False, True) in shares and (True, True) not in shares
+    assert shares[-1] == (False, False)  # the codec is in use
+
+
+def test_what_overflows_in_float16_is_computed_in_bfloat16(folder):
+    system = open_model(str(folder), Opening(precision="float16"))
+    assert (system.denoiser.autocast, system.codec.autocast) == (torch.float16, torch.bfloat16)
 
 
 def wide(part):

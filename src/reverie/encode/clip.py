@@ -1,8 +1,8 @@
 """CLIP's text encoder through transformers (Radford et al., arXiv:2103.00020): prompts of any length, in chunks of 75 tokens.
 
 A prompt is cut into chunks, each set between the marks of its beginning and end and filled up to the 77 tokens that CLIP reads; the
-chunks are encoded one by one and stand behind each other in `Cond.tokens`. Nothing is cut away. The pooled vector is the first
-chunk's.
+chunks are encoded one by one and stand behind each other in `Cond.tokens`, of which nothing is cut away. The pooled vector is the
+first chunk's.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ class Clip(nn.Module):
 
     net: transformers' CLIPTextModel, or CLIPTextModelWithProjection. tokenizer: its CLIPTokenizer. skip: layers left out at the
     end, the final norm kept (A1111's clip skip less 1). raw: what that layer gives, without the norm (Stable Diffusion XL and 3).
+    place: where it computes, as of T5 and Gemma; its weights may rest elsewhere.
     """
+
+    place: torch.device = torch.device("cpu")
 
     def __init__(self, net: Any, tokenizer: Any, *, skip: int = 0, raw: bool = False) -> None:
         super().__init__()
@@ -51,14 +54,18 @@ class Clip(nn.Module):
     def notes(self, prompt: str) -> list[str]:
         return []
 
+    def shortened(self, prompt: str) -> list[str]:
+        """What those say of a prompt who use the pooled vector: it is of the first chunk."""
+        words = "of a prompt of more than {} tokens, the vector of the whole is that of its first {}"
+        return [words.format(self.room, self.room)] if len(self.chunks(prompt)) > 1 else []
+
     def _marked(self, ids: list[int]) -> list[int]:
         t = self.tokenizer
         row = [t.bos_token_id, *ids, t.eos_token_id]
         return row + [t.pad_token_id] * (self.room + 2 - len(row))
 
     def _encode(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        device = next(self.net.parameters()).device
-        made = self.net(torch.tensor(rows, device=device), output_hidden_states=True)
+        made = self.net(torch.tensor(rows, device=self.place), output_hidden_states=True)
         pooled: Tensor = made.text_embeds if hasattr(made, "text_embeds") else made.pooler_output
         if not self.skip and not self.raw:
             return made.last_hidden_state, pooled

@@ -7,6 +7,7 @@ instruction, `length` tokens in all. Negative prompts go without it.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from reverie.denoiser import Cond
@@ -19,6 +20,8 @@ class Gemma(nn.Module):
 
     net: transformers' Gemma2Model. tokenizer: its tokenizer.
     """
+
+    place: torch.device = torch.device("cpu")
 
     def __init__(self, net: Any, tokenizer: Any, *, length: int = 300, instruction: str = "") -> None:
         super().__init__()
@@ -42,8 +45,7 @@ class Gemma(nn.Module):
         texts = [before + words(p).lower().strip() for p in prompts]
         room = self.length + (len(self.tokenizer.encode(before)) - 2 if before else 0)
         found = self.tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
-        device = next(self.net.parameters()).device
-        ids, mask = found["input_ids"].to(device), found["attention_mask"].to(device)
+        ids, mask = found["input_ids"].to(self.place), found["attention_mask"].to(self.place)
         hidden: Tensor = self.net(ids, attention_mask=mask).last_hidden_state.float()
         kept = [0, *range(room - self.length + 1, room)]
         return Cond(tokens=hidden[:, kept], mask=mask[:, kept].bool())

@@ -20,16 +20,17 @@ class T5(nn.Module):
     (PixArt); without it both do (Stable Diffusion 3, Flux).
     """
 
+    place: torch.device = torch.device("cpu")
+
     def __init__(self, net: Any, tokenizer: Any, *, length: int, masked: bool = False) -> None:
         super().__init__()
         self.net, self.tokenizer, self.length, self.masked = net, tokenizer, length, masked
 
     def read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(tokens (B, length, D), mask (B, length))."""
-        device = next(self.net.parameters()).device
         texts = [words(p) for p in prompts]
         found = self.tokenizer(texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
-        ids, mask = found["input_ids"].to(device), found["attention_mask"].to(device)
+        ids, mask = found["input_ids"].to(self.place), found["attention_mask"].to(self.place)
         made = self.net(ids, attention_mask=mask if self.masked else None)
         return made.last_hidden_state.float(), mask.bool()
 

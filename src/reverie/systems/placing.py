@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from reverie.nets.precision import held, use
 from reverie.systems.opening import Opening
@@ -22,14 +23,24 @@ LARGE = 1_000_000_000
 
 
 def placed(system: System, opening: Opening) -> System:
-    """The same system, ready for use as it is to be opened."""
+    """The same system with its refiner, ready for use as it is to be opened."""
     stage = Stage(opening.place)
+    for each in (system, system.refiner):
+        if each is not None:
+            _placed(each, opening, stage)
+    return system
+
+
+def _placed(system: System, opening: Opening, stage: "Stage") -> None:
     for name, part in parts(system).items():
+        for inner in part.modules():
+            if hasattr(inner, "place"):
+                inner.place = opening.place  # type: ignore[assignment]
         theirs = _theirs(part)
-        for setting, value in (("autocast", opening.inside), ("tile", opening.tile or None)):
+        dtype = None if name.startswith("encoders") else _of_codec(opening) if name == "codec" else opening.inside
+        for setting, value in (("autocast", dtype), ("tile", opening.tile or None)):
             if hasattr(part, setting):
                 setattr(part, setting, value)
-        dtype = None if name.startswith("encoders") else opening.inside
         if opening.offload == "none":
             held(part, dtype)
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -42,11 +53,10 @@ def placed(system: System, opening: Opening) -> System:
         ours = getattr(part, "net", part) if name == "codec" else part  # a codec's net is not called, its halves are
         for net in theirs or [ours]:
             kind = _of_encoder(net, opening) if theirs else dtype
-            stage.rest(name, net, kind, whole=bool(theirs), blocks=opening.offload == "blocks" and name != "codec")
-    system.denoiser.place, system.denoiser.takes = opening.place, torch.float32
+            stage.rest(part, net, kind, whole=bool(theirs), blocks=opening.offload == "blocks" and name != "codec")
+    system.denoiser.takes = torch.float32
     if opening.compiles:
         compiled(system.denoiser)
-    return system
 
 
 def compiled(part: nn.Module, backend: str = "inductor") -> None:
@@ -64,36 +74,45 @@ def _theirs(part: nn.Module) -> list[nn.Module]:
 def _of_encoder(net: nn.Module, opening: Opening) -> torch.dtype:
     """The one type of an encoder of transformers."""
     large = sum(p.numel() for p in net.parameters()) >= LARGE
-    return (opening.inside if large else None) or torch.float32
+    return (_of_codec(opening) if large else None) or torch.float32
+
+
+def _of_codec(opening: Opening) -> torch.dtype | None:
+    """The type of the inside of an autoencoder: those of T5, Gemma 2 and XL overflow in float16, and not in bfloat16."""
+    return torch.bfloat16 if opening.inside == torch.float16 else opening.inside
 
 
 class Stage:
     """Which part is in use: one at a time."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.current = device, ""
+        self.device = device
+        self.current: nn.Module | None = None
         self.present: dict[int, tuple[nn.Module, list[tuple[Tensor, Tensor]]]] = {}
 
-    def rest(self, name: str, part: nn.Module, dtype: torch.dtype | None, *, whole: bool, blocks: bool) -> None:
-        """The part comes for use from now on; what is too small to come and go is placed for good."""
-        resting = {module for module in _units(part, blocks) if sum(p.numel() for p in module.parameters()) >= SMALL}
+    def rest(self, part: nn.Module, net: nn.Module, dtype: torch.dtype | None, *, whole: bool, blocks: bool) -> None:
+        """The net of a part comes for use from now on; what is too small to come and go is placed for good."""
+        resting = {module for module in _units(net, blocks) if sum(p.numel() for p in module.parameters()) >= SMALL}
         inside = {inner for module in resting for inner in module.modules()}
-        for module in part.modules():
+        for module in net.modules():
             if module not in inside:
                 for value in _own(module):
                     value.data = _ready(value.data, self.device, _type(module, value, dtype, whole))
         for module in resting:
-            module.register_forward_pre_hook(lambda m, given: self.enter(name, m, given, dtype, whole))
+            module.register_forward_pre_hook(lambda m, *given: self.enter(part, m, given, dtype, whole), with_kwargs=True)
             if blocks:
                 module.register_forward_hook(lambda m, *_: self.leave(m), always_call=True)
 
-    def enter(self, name: str, unit: nn.Module, given: tuple[Any, ...], dtype: torch.dtype | None, whole: bool) -> tuple[Any, ...]:
-        """A unit is about to be used: copies of its weights are made, those of another part go, and what it is given is brought."""
-        if name != self.current:
+    def enter(self, part: nn.Module, unit: nn.Module, given: Any, dtype: torch.dtype | None, whole: bool) -> Any:
+        """A unit is about to be used: copies of its weights are made, those of another part go, and what it is given is brought.
+
+        given: positional arguments and those by name, as they come back.
+        """
+        if part is not self.current:
             for other, _ in [*self.present.values()]:
                 self.leave(other)
-            self.current = name
-        given = tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in given)
+            self.current = part
+        given = tree_map_only(Tensor, lambda v: v.to(self.device), given)
         if id(unit) in self.present:
             return given
         kept: list[tuple[Tensor, Tensor]] = []

@@ -23,4 +23,4 @@ class PromptFlux(nn.Module):
         return self.prompts([""] * count)
 
     def notes(self, prompt: str) -> list[str]:
-        return self.t5.notes(prompt)
+        return self.t5.notes(prompt) + self.clip.shortened(prompt)

@@ -34,4 +34,6 @@ class PromptSD3(nn.Module):
         return self.prompts([""] * count)
 
     def notes(self, prompt: str) -> list[str]:
-        return [] if self.t5 is None else [f"T5: {note}" for note in self.t5.notes(prompt)]
+        cut = [] if self.t5 is None else [f"T5: {note}" for note in self.t5.notes(prompt)]
+        last = self.clips[-1]
+        return cut + (last.shortened(prompt) if isinstance(last, Clip) else [])

@@ -43,7 +43,8 @@ class PromptXL(nn.Module):
         return self.against([""] * count)
 
     def notes(self, prompt: str) -> list[str]:
-        return []
+        last = self.clips[-1]
+        return last.shortened(prompt) if isinstance(last, Clip) else []
 
     def _told(self, prompts: Sequence[str], size: tuple[int, int] | None, score: float, heard: Sequence[float]) -> Cond:
         height, width = size or self.size
