@@ -13,6 +13,7 @@ from reverie.nets.classifier import Classifier, ClassifierConfig
 from reverie.nets.dit import DiT, DiTConfig, positions
 from reverie.nets.mlp import MLP, MLPConfig
 from reverie.nets.norm import Fused, group_norm
+from reverie.nets.precision import exact
 from reverie.nets.text import TextConfig, TextTransformer
 from reverie.nets.unet import UNet, UNetConfig
 
@@ -362,3 +363,8 @@ def test_residual_block_without_time():
     block = ResBlock(8, 16, groups=4)
     x = torch.randn(2, 8, 5, 5)
     torch.testing.assert_close(block(x), block.skip(x))  # begins as its skip
+
+
+def test_float64_is_computed_where_there_is_some():
+    assert exact(torch.device("mps")) == torch.device("cpu") and exact(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert exact(None) is None

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, check_tokens, expect, mlp, zeroed
-from reverie.nets.precision import Linear
+from reverie.nets.precision import Linear, exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,13 @@ def positions(height: int, width: int, dim: int, *, size: float, device: torch.d
     The grid always spans [0, size): another number of rows or columns lies between the same coordinates.
     """
     quarter = dim // 4
-    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
-    y, x = (torch.arange(n, dtype=torch.float64, device=device) * (size / n) for n in (height, width))
+    at = exact(device)
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=at) / quarter)
+    y, x = (torch.arange(n, dtype=torch.float64, device=at) * (size / n) for n in (height, width))
     ax, ay = x[:, None] * omega, y[:, None] * omega  # (width, quarter), (height, quarter)
     ex = torch.cat((ax.sin(), ax.cos()), 1)[None].expand(height, -1, -1)
     ey = torch.cat((ay.sin(), ay.cos()), 1)[:, None].expand(-1, width, -1)
-    return torch.cat((ex, ey), 2).reshape(1, height * width, dim).float()
+    return torch.cat((ex, ey), 2).reshape(1, height * width, dim).float().to(device)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import attend
 from reverie.nets.dit import modulate, plain_norm
-from reverie.nets.precision import Linear
+from reverie.nets.precision import Linear, exact
 
 Projected = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values (B, heads, L, E)."""
@@ -35,12 +35,13 @@ def rotations(rows: int, columns: int, text: int, axes: Sequence[int], device: t
     axes: how many entries of a head turn with each coordinate. The first coordinate is 0 everywhere (editing models count
     pictures with it), the others are row and column. The text lies at 0: it is not turned.
     """
-    place = torch.zeros(text + rows * columns, 3, dtype=torch.float64, device=device)
-    place[text:, 1] = torch.arange(rows, device=device).repeat_interleave(columns)
-    place[text:, 2] = torch.arange(columns, device=device).repeat(rows)
-    pairs = [torch.arange(0, axis, 2, dtype=torch.float64, device=device) / axis for axis in axes]
+    at = exact(device)
+    place = torch.zeros(text + rows * columns, 3, dtype=torch.float64, device=at)
+    place[text:, 1] = torch.arange(rows, device=at).repeat_interleave(columns)
+    place[text:, 2] = torch.arange(columns, device=at).repeat(rows)
+    pairs = [torch.arange(0, axis, 2, dtype=torch.float64, device=at) / axis for axis in axes]
     angle = torch.cat([place[:, i : i + 1] * 10000.0**-power for i, power in enumerate(pairs)], 1)
-    return torch.stack((angle.cos(), angle.sin())).float()
+    return torch.stack((angle.cos(), angle.sin())).float().to(device)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

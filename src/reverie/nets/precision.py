@@ -11,6 +11,11 @@ DEEP, FEW, SOME = 512, 768, 64
 for a product of one sample."""
 
 
+def exact(device: torch.device | None) -> torch.device | None:
+    """Where float64 is computed for a device: on itself, or, for Apple's, which has none, on the CPU."""
+    return torch.device("cpu") if device is not None and device.type == "mps" else device
+
+
 def quick_dtype() -> torch.dtype | None:
     """bfloat16 where this CPU computes in it, else None: emulated it would be many times slower."""
     able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
