@@ -67,16 +67,28 @@ def clip(
     with torch.device("meta"):
         net = kind(config)
     fill(net)
+    return Clip(completed(net), known, **options)
+
+
+def completed(net: Any) -> Any:
+    """transformers' model with its weights in it: tied ones are one, and what is counted, and so in no file, is there."""
+    for value in net.parameters():
+        value._is_hf_initialized = True  # what follows leaves it as it is
+    net.tie_weights()
     for owner in [*net.modules()]:
-        if "position_ids" in owner._buffers:  # counted, not learnt, and so in no file
-            owner._buffers["position_ids"] = torch.arange(config.max_position_embeddings)[None]
-    return Clip(net, known, **options)
+        lost = {name: value for name, value in owner._buffers.items() if value is not None and value.is_meta}
+        owner._buffers.update({name: torch.empty_like(value, device="cpu") for name, value in lost.items()})
+        if lost:
+            net._init_weights(owner)
+    return net.eval().requires_grad_(False)
 
 
 def transformers() -> Any:
-    """The library; UserError where the extra is not there."""
+    """The library, which is to say nothing by itself; UserError where the extra is not there."""
     try:
         import transformers
-    except ImportError:
-        raise UserError("prompts of this model are read by transformers: pip install 'reverie[text]'") from None
+    except ImportError as error:
+        raise UserError(f"prompts of this model are read by transformers: pip install 'reverie[text]' ({error})") from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return transformers

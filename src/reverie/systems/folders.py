@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from reverie.codec import Latent
 from reverie.encode import from_folder
 from reverie.encode.clip import Clip
+from reverie.encode.from_tensors import completed
 from reverie.encode.t5 import T5
 from reverie.errors import UserError
 from reverie.files import load_sound, save_tensors, write_whole
 from reverie.systems import pickles, schedulers
+from reverie.systems.building import building
 from reverie.systems.names import Layout, filled, taken
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.system import System
@@ -85,23 +87,35 @@ class Folder:
 
     def net(self, part: str, kind: Kind) -> Any:
         """A net with its weights, as they lie in the file."""
-        config = self.config(part, kind.config)
-        with torch.device("meta"):
-            net = kind.build(config)
-        return filled(net, self.tensors(part), kind.layout(config), str(self.path / part), self.opening.partial)
+        config, tensors, where = self.config(part, kind.config), self.tensors(part), str(self.path / part)
+        with building(where, len(tensors)):
+            net, layout = kind.build(config), kind.layout(config)
+        return filled(net, tensors, layout, where, self.opening.partial)
 
     def codec(self, part: str, kind: Kind) -> Latent:
         """An autoencoder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor."""
         net, told = self.net(part, kind), self.json(f"{part}/config.json")
         return latent(net, float(told.get("scaling_factor") or 0.18215), float(told.get("shift_factor") or 0.0))
 
-    def clip(self, number: str = "", **options: Any) -> Clip:
-        """The part text_encoder{number}, a CLIP; options: as of `from_folder.clip`."""
-        return from_folder.clip(self.path / f"text_encoder{number}", self.path / f"tokenizer{number}", **options)
+    def clip(self, number: str = "", *, projected: bool = False, **options: Any) -> Clip:
+        """The part text_encoder{number}, a CLIP; projected: its pooled vector goes through a projection; options: as of `Clip`."""
+        kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+        return Clip(*self.reader(kind, "CLIPTokenizer", number), **options)
 
     def t5(self, number: str = "", **options: Any) -> T5:
         """The part text_encoder{number}, a T5; options: as of `T5`."""
-        return from_folder.t5(self.path / f"text_encoder{number}", self.path / f"tokenizer{number}", **options)
+        return T5(*self.reader("T5EncoderModel", "AutoTokenizer", number), **options)
+
+    def reader(self, kind: str, words: str, number: str = "") -> tuple[Any, Any]:
+        """transformers' model and tokenizer of these classes: the parts text_encoder{number} and tokenizer{number}."""
+        part, place = f"text_encoder{number}", self.path / f"text_encoder{number}"
+        self.json(f"{part}/config.json")
+        tensors = self.tensors(part)
+        with building(str(place), len(tensors), kind):
+            net = from_folder.built(kind, place)
+        tensors = from_folder.called(net, tensors, str(place))
+        filled(net, tensors, from_folder.plain, str(place), self.opening.partial)
+        return completed(net), from_folder.words(words, self.path / f"tokenizer{number}", net)
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """All tensors of a part, from its one file or its shards."""

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reverie.codec import Latent
 from reverie.denoiser import Denoiser
 from reverie.encode import Classes
 from reverie.files import save_tensors
 from reverie.nets.dit import DiT
 from reverie.systems import schedulers
+from reverie.systems.building import building
 from reverie.systems.dit import transformer
 from reverie.systems.folders import Folder, Saved, write_json
 from reverie.systems.names import filled, taken
@@ -23,13 +22,15 @@ PART = "transformer"
 
 def open_folder(folder: Folder) -> System:
     """A system from the folder, by diffusers' form of the net; UserError where a part is missing, damaged or of another kind."""
-    config = folder.config(PART, transformer.config)
-    names = labels(folder.index.get("id2label"), int(folder.json(f"{PART}/config.json").get("num_embeds_ada_norm") or 1000))
-    with torch.device("meta"):
+    config, tensors = folder.config(PART, transformer.config), folder.tensors(PART)
+    where, count = str(folder.path / PART), int(folder.json(f"{PART}/config.json").get("num_embeds_ada_norm") or 1000)
+    with building(where, len(tensors)):
+        if count > max(max(value.shape, default=0) for value in tensors.values()):
+            raise ValueError(f"{count} classes, and no table of so many")
+        names = labels(folder.index.get("id2label"), count)
         net, classes = DiT(config), Classes(names, config.width)
-    tensors = transformer.completed(folder.tensors(PART), config)
-    where = str(folder.path / PART)
-    filled(transformer.parts(net, classes), tensors, transformer.layout(config.depth), where, folder.opening.partial)
+    whole = transformer.completed(tensors, config)
+    filled(transformer.parts(net, classes), whole, transformer.layout(config.depth), where, folder.opening.partial)
     path, rule, clock = schedulers.process(folder.scheduler)
     codec = folder.codec("vae", vae.KIND)
     side = codec.factor * config.size
@@ -37,8 +38,15 @@ def open_folder(folder: Folder) -> System:
         denoiser=Denoiser(net, path, rule, clock, learned_variance=config.learn_sigma),
         codec=codec,
         encoders={"class": classes},
-        defaults=Sampling(guidance=4.0, steps=25, size=(side, side)),
+        defaults=sampling(False, side),
     )
+
+
+def sampling(flows: bool, side: int) -> Sampling:
+    """How DiT and, trained as a flow, SiT are sampled."""
+    if flows:
+        return Sampling(solver="euler", steps=50, guidance=4.0, grid="uniform()", size=(side, side))
+    return Sampling(steps=25, guidance=4.0, size=(side, side))
 
 
 def labels(said: Any, count: int) -> list[str]:

@@ -109,8 +109,10 @@ def layout(depth: int) -> Layout:
 
 
 def completed(tensors: Mapping[str, Tensor], c: DiTConfig) -> dict[str, Tensor]:
-    """What diffusers stores, and the fixed positions, which it computes and we keep."""
-    grid = c.size // c.patch
+    """What diffusers stores, and the fixed positions, which it computes and we keep, where the net is of this width."""
+    grid, stem = c.size // c.patch, tensors.get("pos_embed.proj.weight")
+    if stem is None or len(stem) != c.width:
+        return dict(tensors)
     return {"pos_embed.pos_embed": positions(grid, grid, c.width, size=grid), **tensors}
 
 
@@ -136,6 +138,8 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "norm_elementwise_affine": (False,),
 }
 """What the rest must say; where it is not listed, nothing, or false."""
+LARGEST = 1024
+"""Side of the latents beyond which a table of positions is taken for a mistake: the published ones have 64."""
 
 
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> DiTConfig:
@@ -145,6 +149,8 @@ def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> 
             raise UserError(f"{what}: {field} is {value!r}, which the net of DiT has not, and ours neither")
     channels, heads = theirs["in_channels"], theirs["num_attention_heads"]
     out = theirs.get("out_channels") or channels
+    if theirs["sample_size"] > LARGEST:
+        raise UserError(f"{what}: sample_size is {theirs['sample_size']}; no net of DiT draws latents of more than {LARGEST}")
     if out not in (channels, 2 * channels):
         raise UserError(f"{what}: out_channels is {out}; ours gives {channels} channels back, or twice as many")
     return DiTConfig(

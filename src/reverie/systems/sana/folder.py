@@ -8,7 +8,6 @@ from typing import Any
 
 from reverie.codec import Latent
 from reverie.denoiser import Denoiser
-from reverie.encode import from_folder
 from reverie.encode.gemma import Gemma
 from reverie.files import write_whole
 from reverie.systems import schedulers
@@ -27,15 +26,19 @@ def open_folder(folder: Folder) -> System:
     path, rule, clock = schedulers.process(folder.scheduler)
     place = folder.path / INSTRUCTION
     instruction = place.read_text(encoding="utf-8") if place.is_file() else ""
-    net_of_words = from_folder.encoder("Gemma2Model", folder.path / "text_encoder")
-    prompt = Gemma(net_of_words, from_folder.words("AutoTokenizer", folder.path / "tokenizer"), instruction=instruction)
+    prompt = Gemma(*folder.reader("Gemma2Model", "AutoTokenizer"), instruction=instruction)
     side = codec.factor * int(folder.json("transformer/config.json").get("sample_size") or SIDE // codec.factor)
     return System(
         denoiser=Denoiser(net, path, rule, clock),
         codec=codec,
         encoders={"prompt": prompt},
-        defaults=Sampling(guidance=4.5, steps=20, grid=schedulers.grid(folder.scheduler, "karras()"), size=(side, side)),
+        defaults=sampling(schedulers.grid(folder.scheduler, "karras()"), side),
     )
+
+
+def sampling(grid: str, side: int) -> Sampling:
+    """How all of them are sampled by their authors."""
+    return Sampling(steps=20, guidance=4.5, grid=grid, size=(side, side))
 
 
 def holds(system: System) -> bool:
