@@ -136,10 +136,10 @@ def test_original_weights_do_what_the_papers_say(config):
 
 
 def test_original_files_that_are_no_dit():
-    with pytest.raises(UserError, match=r"holds no DiT.*x_embedder"):
+    with pytest.raises(UserError, match=r"are no whole DiT.*x_embedder"):
         dit.original_config({}, "file.pt")
     tensors = taken(whole(DiTConfig(**SMALL)), dit.original)
-    with pytest.raises(UserError, match="holds no DiT"):  # no published net is 32 wide: the number of heads is not known
+    with pytest.raises(UserError, match="are no whole DiT"):  # no published net is 32 wide: the number of heads is not known
         dit.original_config(tensors, "file.pt")
 
 

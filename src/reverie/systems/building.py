@@ -1,8 +1,9 @@
 """Nets of others are built from what their files say of their shape, which may be anything: within bounds, and without weights."""
 
 import contextlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -43,3 +44,12 @@ def building(where: str, tensors: int, what: str = "net") -> Iterator[None]:
 def _said(error: Exception) -> str:
     said = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
     return " ".join(said.split())[:200]
+
+
+def numbered(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers the names have at a place; 0 for none. ValueError where one before the last has no name."""
+    found = {int(m[1]): m[0] for name in names if (m := re.match(pattern, name))}
+    if found and max(found) + 1 != len(found):
+        gap = next(k for k in range(len(found)) if k not in found)
+        raise ValueError(f"it has {found[max(found)].rstrip('.')}, and none of the number {gap}")
+    return len(found)

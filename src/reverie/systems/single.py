@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from torch import Tensor
 
 from reverie.encode import from_tensors
@@ -20,6 +19,7 @@ from reverie.encode.clip import Clip
 from reverie.errors import UserError
 from reverie.files import load_sound, load_tensors
 from reverie.systems import pickles
+from reverie.systems.building import building, numbered
 from reverie.systems.folders import Folder, fingerprint
 from reverie.systems.names import Layout, filled, renamed
 from reverie.systems.opening import USUAL, Opening
@@ -65,9 +65,10 @@ class Single:
 
     def net(self, prefix: str, config: Any, build: Any, layout: Layout) -> Any:
         """The net of this part, as it lies in the file."""
-        with torch.device("meta"):
+        tensors, where = self.part(prefix), f"{self.path}: {prefix.rstrip('.') or 'the net'}"
+        with building(where, len(tensors)):
             net = build(config)
-        return filled(net, self.part(prefix), layout, f"{self.path}: {prefix.rstrip('.') or 'the net'}", self.opening.partial)
+        return filled(net, tensors, layout, where, self.opening.partial)
 
     def clip(self, prefix: str, *, layers: int = 0, projected: bool = False, quick: bool | None = None, **options: Any) -> Clip:
         """The text encoder of this part, by transformers' names or by OpenCLIP's, which are told apart here.
@@ -81,18 +82,16 @@ class Single:
         theirs = {k.removeprefix(TEXT): v for k, v in inner.items()} if named else {}
         tensors, layout = (theirs, _same) if theirs else (_turned(found), open_clip)
         asked = layout if theirs else lambda name: str(layout(name)).partition("[")[0]
-        try:
+        where = f"{self.path}: {prefix.rstrip('.')}"
+        with building(where, len(tensors), "text encoder of CLIP"):
             words, width = tensors[asked(f"{EMBEDDINGS}.token_embedding.weight")].shape
             hidden = len(tensors[asked(f"{LAYERS}.0.mlp.fc1.weight")])
-            deep = 1 + max(int(m[1]) for k in tensors if (m := re.search(r"(?:layers|resblocks)\.(\d+)\.", k)))
+            deep = numbered(tensors, BLOCK.pattern)
             into = len(tensors["text_projection.weight"]) if projected else None
-        except (KeyError, ValueError):
-            raise UserError(f"{self.path}: {prefix.rstrip('.')} is no text encoder of CLIP: get it again") from None
         layers = min(layers or deep, deep)
-        kept = {k: v for k, v in tensors.items() if not (m := re.search(r"(?:layers|resblocks)\.(\d+)\.", k)) or int(m[1]) < layers}
+        kept = {k: v for k, v in tensors.items() if not (m := BLOCK.match(k)) or int(m[1]) < layers}
         if not projected:
             kept.pop("text_projection.weight", None)
-        where = f"{self.path}: {prefix.rstrip('.')}"
         shape: dict[str, Any] = {"words": words, "width": width, "hidden": hidden, "layers": layers, "projected": into}
         fill = partial(filled, tensors=kept, layout=layout, what=where, partial=self.opening.partial)
         return from_tensors.clip(fill, **shape, quick=bool(theirs) if quick is None else quick, **options)
@@ -116,6 +115,7 @@ INNER = "transformer."
 TEXT = "text_model."
 """What stands before most names of transformers' text encoders, in files always, and in memory by the version and the class."""
 EMBEDDINGS, LAYERS = "embeddings", "encoder.layers"
+BLOCK = re.compile(r".*(?:layers|resblocks)\.(\d+)\.")
 
 open_clip = renamed(
     (

@@ -17,11 +17,13 @@ from reverie.nets.noisy_classifier import NoisyClassifierConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules
 from reverie.process.path import Path
+from reverie.systems.building import building
+from reverie.systems.ddpm.folder import sampling
 from reverie.systems.dit.folder import labels
 from reverie.systems.names import Layout, filled, renamed
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original
-from reverie.systems.system import Sampling, System
+from reverie.systems.system import System
 
 CLASSES = "label_emb.weight"
 MARKS = ("input_blocks.0.0.weight", "time_embed.0.weight", "middle_block.2.in_layers.0.weight")
@@ -66,33 +68,25 @@ def shape(file: Single) -> UNetConfig | None:
         return None
     if OF_CLASSIFIER in file.tensors:
         raise UserError(f"{file.path} is ADM's classifier of noised pictures, which draws none: name the file of the net it guides")
-    try:
+    with building(str(file.path), len(file.tensors), "U-Net"):
         return original.unet_of(file.shapes)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"{file.path}: its tensors are no whole U-Net ({error}): get it again") from None
 
 
 def opened(file: Single, config: UNetConfig, training: Training) -> System:
     """The system of a net of this shape that was trained so; UserError where a part is missing or damaged."""
     _check(file, config)
-    with torch.device("meta"):
+    with building(str(file.path), len(file.tensors), "U-Net"):
         net = UNet(config)
         classes = _classes(file.shapes, 4 * config.channels)
     what = {"net": net} if classes is None else {"net": net, "classes": classes}
     tensors, names = file.tensors, layout(config, training.whole)
+    learned = config.out_channels == 2 * config.in_channels
     filled(torch.nn.ModuleDict(what), tensors, names, str(file.path), file.opening.partial)
     return System(
-        denoiser=Denoiser(
-            net,
-            training.path,
-            rules.eps(),
-            training.clock,
-            learned_variance=config.out_channels == 2 * config.in_channels,
-            bound=1.0,
-        ),
+        denoiser=Denoiser(net, training.path, rules.eps(), training.clock, learned_variance=learned, bound=1.0),
         codec=Pixels(config.in_channels),
         encoders={} if classes is None else {"class": classes},
-        defaults=Sampling(steps=25, size=(training.size, training.size)),
+        defaults=sampling(learned, (training.size, training.size)),
     )
 
 

@@ -1,11 +1,11 @@
 """The names that the weights of DDPM have in ports of its first code to PyTorch (that of DDIM, arXiv:2010.02502, and others)."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from reverie.nets.unet import UNetConfig
 from reverie.nets.unets import DDPM_CIFAR10
+from reverie.systems.building import numbered
 from reverie.systems.names import Layout, renamed
 
 
@@ -38,8 +38,7 @@ def layout(c: UNetConfig) -> Layout:
 def config(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
     """The shape of the net that has these tensors; KeyError where they are of no such net."""
     channels, in_channels = shapes["conv_in.weight"][:2]
-    levels = 1 + max((int(m[1]) for k in shapes if (m := re.match(r"down\.(\d+)\.", k))), default=-1)
-    blocks = 1 + max((int(m[1]) for k in shapes if (m := re.match(r"down\.0\.block\.(\d+)\.", k))), default=-1)
+    levels, blocks = numbered(shapes, r"down\.(\d+)\."), numbered(shapes, r"down\.0\.block\.(\d+)\.")
     widths = [shapes[f"down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
     return replace(
         DDPM_CIFAR10,

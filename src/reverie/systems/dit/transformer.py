@@ -7,7 +7,6 @@ diffusers' DiT is not quite the published one: its clock's frequencies are shift
 eps of their own. `config` follows diffusers, since that is what a folder of its kind was made for; `published` turns back.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from reverie.encode.classes import Classes
 from reverie.errors import UserError
 from reverie.nets.dit import DiT, DiTConfig, positions
 from reverie.nets.moe import MoEConfig
+from reverie.systems.building import building, numbered
 from reverie.systems.names import Layout, renamed
 
 original = renamed(
@@ -54,7 +54,7 @@ def parts(net: DiT, classes: Classes) -> nn.ModuleDict:
 
 def original_config(tensors: Mapping[str, Tensor], what: str, heads: int | None = None) -> DiTConfig:
     """The shape of the net whose published weights these are; UserError where they are of no such net."""
-    try:
+    with building(what, len(tensors), "DiT"):
         width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
         rows = len(tensors["final_layer.linear.weight"]) // patch**2
         plain = DiTConfig(
@@ -62,7 +62,7 @@ def original_config(tensors: Mapping[str, Tensor], what: str, heads: int | None 
             size=patch * round(tensors["pos_embed"].shape[1] ** 0.5),
             patch=patch,
             width=width,
-            depth=1 + max(int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))),
+            depth=numbered(tensors, r"blocks\.(\d+)\."),
             heads=heads or HEADS[width],
             learn_sigma=rows == 2 * channels,
         )
@@ -76,8 +76,6 @@ def original_config(tensors: Mapping[str, Tensor], what: str, heads: int | None 
             experts=len(tensors["blocks.0.moe.gate.weight"]),
             shared=0 if shared is None else len(shared) // width,
         )
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{what} holds no DiT as it was published ({error}): name the file of the model's authors") from None
 
 
 def layout(depth: int) -> Layout:

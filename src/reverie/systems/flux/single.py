@@ -1,9 +1,9 @@
 """Flux.1 dev and schnell from the publisher's single files, which hold the net alone: the rest comes from a folder."""
 
 from reverie.denoiser import Denoiser, timestep
-from reverie.errors import UserError
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.process import rules, schedules
+from reverie.systems.building import building, numbered
 from reverie.systems.flux.folder import sampling
 from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.flux.transformer import PREFIX, SIDE, original
@@ -22,10 +22,8 @@ def recognises(file: Single) -> bool:
 def open_file(file: Single) -> System:
     """A system from the file and the folder beside it; UserError where a part is missing or damaged."""
     prefix = "" if MARK in file.tensors else PREFIX
-    try:
+    with building(str(file.path), len(file.tensors), "Flux"):
         shape = _shape({k[len(prefix) :]: v for k, v in file.shapes.items() if k.startswith(prefix)})
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{file.path}: its tensors are no whole Flux ({error} is missing): get it again") from None
     near = file.lacking("autoencoder and no encoder of words")
     return System(
         denoiser=Denoiser(file.net(prefix, shape, MMDiT, original), schedules.flow(), rules.velocity(), timestep(1000.0)),
@@ -43,8 +41,8 @@ def _shape(shapes: dict[str, tuple[int, ...]]) -> MMDiTConfig:
         patch=SIDE,
         width=width,
         heads=width // head,
-        depth=len({k.split(".")[1] for k in shapes if k.startswith("double_blocks.")}),
-        single=len({k.split(".")[1] for k in shapes if k.startswith("single_blocks.")}),
+        depth=numbered(shapes, r"double_blocks\.(\d+)\."),
+        single=numbered(shapes, r"single_blocks\.(\d+)\."),
         context_dim=shapes["txt_in.weight"][1],
         vector_dim=shapes["vector_in.in_layer.weight"][1],
         axes=(head - 2 * turned, turned, turned),

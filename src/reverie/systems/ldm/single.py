@@ -18,12 +18,14 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.nets.vq import VQAutoencoder, VQConfig
 from reverie.process import rules, schedules
 from reverie.process.path import Path
+from reverie.systems.building import building
 from reverie.systems.dit.folder import labels
 from reverie.systems.folders import latent
+from reverie.systems.ldm.folder import sampling
 from reverie.systems.names import filled
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original
-from reverie.systems.system import Sampling, System
+from reverie.systems.system import System
 
 NET, CODEC, MEAN = "model.diffusion_model.", "first_stage_model.", "model_ema.diffusion_model"
 CODES, CLASSES = f"{CODEC}quantize.embedding.weight", "cond_stage_model.embedding.weight"
@@ -48,14 +50,12 @@ def open_file(file: Single) -> System:
             f"{file.path} reads prompts with LDMBert, a text encoder of its own, which is not among ours: "
             "take Stable Diffusion 1, its successor"
         )
-    try:
+    with building(str(file.path), len(file.tensors), "latent diffusion"):
         shape = headed(original.unet_of({k[len(NET) :]: v for k, v in file.shapes.items() if k.startswith(NET)}))
         codec = codec_of({k[len(CODEC) :]: v for k, v in file.shapes.items() if k.startswith(CODEC)})
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"{file.path}: its tensors are no whole latent diffusion ({error}): get it again") from None
     if shape.in_channels != codec.latent:
         raise UserError(f"{file.path} is told a picture of {shape.in_channels - codec.latent} channels, which no task gives it yet")
-    with torch.device("meta"):
+    with building(str(file.path), len(file.tensors)):
         net = UNet(shape)
     filled(net, averaged(file), original.unet(shape), f"{file.path}: {NET.rstrip('.')}", file.opening.partial)
     classes = _classes(file)
@@ -66,7 +66,7 @@ def open_file(file: Single) -> System:
         denoiser=Denoiser(net, path, rules.eps(), timestep(path.steps, -1)),
         codec=latent(file.net(CODEC, codec, build, original.vae(codec)), factor, 0.0),
         encoders={} if classes is None else {"class": classes},
-        defaults=Sampling(steps=25, guidance=3.0 if classes is not None and classes.null else 1.0, size=(256, 256)),
+        defaults=sampling(classes is not None and classes.null, (256, 256)),
     )
 
 

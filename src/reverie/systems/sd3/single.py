@@ -5,10 +5,10 @@ from typing import Any
 
 from reverie.denoiser import Denoiser, timestep
 from reverie.encode.clip import Clip
-from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.process import rules, schedules
+from reverie.systems.building import building, numbered
 from reverie.systems.folders import latent
 from reverie.systems.sd3.folder import sampling
 from reverie.systems.sd3.prompt import ROWS, PromptSD3
@@ -28,17 +28,15 @@ def recognises(file: Single) -> bool:
 
 def open_file(file: Single) -> System:
     """A system from the file; UserError where a part is missing or damaged."""
-    try:
+    with building(str(file.path), len(file.tensors), "Stable Diffusion 3"):
         shape = _shape(file)
         codec = autoencoder.vae_of({k[len(CODEC) :]: v for k, v in file.shapes.items() if k.startswith(CODEC)})
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{file.path}: its tensors are no whole Stable Diffusion 3 ({error} is missing): get it again") from None
     net = file.net(PREFIX, shape, MMDiT, original)
     return System(
         denoiser=Denoiser(net, schedules.flow(), rules.velocity(), timestep(1000.0)),
         codec=latent(file.net(CODEC, codec, Autoencoder, autoencoder.vae(codec)), 1.5305, 0.0609),
         encoders={"prompt": _prompt(file, shape.context_dim)},
-        defaults=sampling("shifted(shift=3.0)", SIZE),
+        defaults=sampling(shape, "shifted(shift=3.0)", SIZE),
     )
 
 
@@ -60,7 +58,7 @@ def _prompt(file: Single, width: int) -> PromptSD3:
 def _shape(file: Single) -> MMDiTConfig:
     shapes = {k[len(PREFIX) :]: v for k, v in file.shapes.items() if k.startswith(PREFIX)}
     width, channels, patch = shapes["x_embedder.proj.weight"][:3]
-    depth = len({k.split(".")[1] for k in shapes if k.startswith("joint_blocks.")})
+    depth = numbered(shapes, r"joint_blocks\.(\d+)\.")
     return MMDiTConfig(
         in_channels=channels,
         patch=patch,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from reverie.nets.autoencoder import AutoencoderConfig
 from reverie.nets.unet import UNetConfig
+from reverie.systems.building import numbered
 from reverie.systems.names import Layout, renamed
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -86,19 +87,19 @@ def _blocks(c: UNetConfig) -> Iterator[tuple[str, str]]:
 
 
 def unet_of(shapes: Shapes) -> UNetConfig:
-    """The shape of the U-Net that has these tensors; KeyError where they are no U-Net's.
+    """The shape of the U-Net that has these tensors; KeyError or ValueError where they are no U-Net's.
 
     The way up has one block more a level than the way down, and its last one is followed by what doubles the picture.
     """
-    channels, count = shapes["time_embed.0.weight"][1], _count(shapes, r"output_blocks\.(\d+)\.")
+    channels, count = shapes["time_embed.0.weight"][1], numbered(shapes, r"output_blocks\.(\d+)\.")
     ends = [p for p in range(count) if any(f"output_blocks.{p}.{q}.{w}.weight" in shapes for q in (1, 2) for w in UPWARD)]
     if not ends or count % (ends[0] + 1):
         raise KeyError("output_blocks")
     blocks = ends[0]
     firsts = [f"input_blocks.{1 + i * (blocks + 1)}" for i in range(count // (blocks + 1))]
     widths = [shapes[f"{first}.0.in_layers.2.weight"][0] for first in firsts]
-    depth = [_count(shapes, rf"{re.escape(first)}\.1\.transformer_blocks\.(\d+)\.") for first in firsts]
-    bottom = _count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    depth = [numbered(shapes, rf"{re.escape(first)}\.1\.transformer_blocks\.(\d+)\.") for first in firsts]
+    bottom = numbered(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     context = next((shapes[k][1] for k in shapes if k.endswith("attn2.to_k.weight")), None)
     vector = shapes.get("label_emb.0.0.weight")
     return UNetConfig(
@@ -169,10 +170,10 @@ def _levels(c: AutoencoderConfig) -> Iterator[tuple[str, str]]:
 
 
 def vae_of(shapes: Shapes) -> AutoencoderConfig:
-    """The shape of the autoencoder that has these tensors; KeyError where they are none's."""
+    """The shape of the autoencoder that has these tensors; KeyError or ValueError where they are none's."""
     channels, in_channels = shapes["encoder.conv_in.weight"][:2]
-    blocks = 1 + max(int(m[1]) for k in shapes if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", k)))
-    levels = 1 + max(int(m[1]) for k in shapes if (m := re.match(r"encoder\.down\.(\d+)\.", k)))
+    blocks = numbered(shapes, r"encoder\.down\.0\.block\.(\d+)\.")
+    levels = numbered(shapes, r"encoder\.down\.(\d+)\.")
     widths = [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
     return AutoencoderConfig(
         in_channels=in_channels,
@@ -184,8 +185,3 @@ def vae_of(shapes: Shapes) -> AutoencoderConfig:
         attend=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in shapes),
         quant="quant_conv.weight" in shapes,
     )
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many are numbered through; 0 for none."""
-    return 1 + max((int(m[1]) for k in shapes if (m := re.match(pattern, k))), default=-1)

@@ -6,10 +6,10 @@ several times larger in those that predict v.
 
 from reverie.denoiser import Denoiser, timestep
 from reverie.encode.clip import Clip
-from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder
 from reverie.nets.unet import UNet
 from reverie.process import rules, schedules
+from reverie.systems.building import building
 from reverie.systems.folders import latent
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original
@@ -31,11 +31,9 @@ def recognises(file: Single) -> bool:
 
 def open_file(file: Single) -> System:
     """A system from the file; UserError where a part is missing or damaged."""
-    try:
+    with building(str(file.path), len(file.tensors), "Stable Diffusion"):
         shape = original.unet_of({k[len(NET) :]: v for k, v in file.shapes.items() if k.startswith(NET)})
         codec = original.vae_of({k[len(CODEC) :]: v for k, v in file.shapes.items() if k.startswith(CODEC)})
-    except (KeyError, ValueError, IndexError, StopIteration) as error:
-        raise UserError(f"{file.path}: its tensors are no whole Stable Diffusion ({error} is missing): get it again") from None
     net = file.net(NET, shape, UNet, original.unet(shape))
     large = any(k.startswith(WORDS_XL) for k in file.tensors)
     size = 1024 if large else 768 if _predicts_v(file) else 512
