@@ -302,6 +302,53 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, model, tmp_path, monkeypa
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
 
+EARLY = {
+    "--steps 0": "steps is 0",
+    "--count 0": "count is 0",
+    "--batch 0": "batch is 0",
+    "--width 0": "width is 0",
+    "--seed -1": "seed is -1",
+    "--handover 3": "handover is 3",
+    "--guidance nan": "guidance is nan",
+    "--solver dpmpp2m": "Did you mean 'dpmpp-2m'?",
+    "--grid karas()": "karras",
+    "--tile -1": "tile is -1",
+    "--parts nowhere": "parts is 'nowhere'",
+    "--device toaster": "take one of auto, cpu",
+    "--refiner nowhere.safetensors": "the refiner nowhere.safetensors is not there",
+    "--refiner reverie-avatar": "no model is called 'reverie-avatar'",
+    "--out file": "file is a file): choose another folder with --out",
+    "--out file/in": "choose another folder with --out",
+}
+
+
+@pytest.mark.parametrize("words", EARLY)
+@pytest.mark.parametrize("command_of", ["generate", "compare"])
+def test_what_cannot_be_is_refused_before_the_model_is_loaded(capsys, tmp_path, monkeypatch, words, command_of):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("reverie.systems.shipped.load", lambda *_: pytest.fail("loaded"))
+    options = ["--x", "seed=1,2"] if command_of == "compare" else []
+    if command_of == "compare" and words.startswith(("--out", "--seed")):
+        return
+    code, _, err = command(capsys, command_of, "a man", *words.split(" "), *options)
+    assert code == 2 and EARLY[words] in err and len(err.splitlines()) == 1 and [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("axis", ["steps=5,0", "solver=euler,eulr", "guidance=1,nan", "grid=karras(),karas()"])
+def test_a_cell_that_cannot_be_is_refused_before_the_model_is_loaded(capsys, tmp_path, monkeypatch, axis):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reverie.systems.shipped.load", lambda *_: pytest.fail("loaded"))
+    code, _, err = command(capsys, "compare", "a man", "--x", axis)
+    assert code == 2 and axis[:3] in err
+
+
+@pytest.mark.parametrize("words", ["--steps 0", "--guidance nan", "--solver eulr", "--seed -1", "--batch 0"])
+def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(capsys, monkeypatch, words):
+    monkeypatch.setattr("reverie.systems.shipped.load", lambda *_: pytest.fail("loaded"))
+    assert command(capsys, "evaluate", *words.split())[0] == 2
+
+
 def test_unknown_settings_name_the_nearest():
     with pytest.raises(UserError, match="guidance"):
         generate(SYSTEM, "a man", guidence=3)

@@ -1,5 +1,6 @@
 """Whole published systems against diffusers 0.42.1: the same pictures from what it wrote, and from what was written here."""
 
+import copy
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from reverie.systems import schedulers
 from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.foreign import open_folder, write_folder
 from reverie.systems.published import SYSTEMS
+from reverie.systems.system import refined
 from reverie.tasks.generate import Preview, run, settle
 
 SIZE = (32, 64)
@@ -140,14 +142,11 @@ def test_what_is_written_opens_there_and_here(written, tmp_path):
 LISTED = {system.name: system.defaults for system in SYSTEMS}
 
 
-def test_it_is_sampled_as_is_listed(written, request):
-    """But for the grid, which the scheduler tells, and the size, which the net does, where its configuration has one."""
+def test_the_size_is_that_of_the_net(written):
+    """Where its configuration has one."""
     theirs, _, system = written
-    defaults, listed = system.defaults, LISTED[request.node.callspec.params["written"]]
-    same = ("solver", "steps", "guidance")
-    assert [getattr(defaults, k) for k in same] == [getattr(listed, k) for k in same]
     side = (theirs.unet if hasattr(theirs, "unet") else theirs.transformer).config.get("sample_size")
-    assert defaults.size == (system.codec.factor * side if side else 1024,) * 2
+    assert system.defaults.size == (system.codec.factor * side if side else 1024,) * 2
 
 
 def test_the_shift_of_a_flow_is_read_and_written():
@@ -199,3 +198,17 @@ def test_a_refiner_of_another_process_is_refused(pair):
     other = replace(second, denoiser=Denoiser(second.denoiser.net, schedules.flow(), second.denoiser.rule))
     with pytest.raises(UserError, match="trained on other processes"):
         ours(replace(first, refiner=other))
+
+
+def test_a_refiner_that_cannot_go_on_is_refused_when_it_is_joined(pair):
+    _, _, first, second = pair
+    assert refined(first, second).refiner is second
+    other = replace(second, denoiser=Denoiser(second.denoiser.net, schedules.flow(), second.denoiser.rule))
+    with pytest.raises(UserError, match="trained on other processes"):
+        refined(first, other)
+    codec = copy.deepcopy(second.codec)
+    for name, value in (("scale", codec.scale * 1.4), ("shift", codec.shift + 0.1)):
+        wrong = copy.deepcopy(codec)
+        setattr(wrong, name, value)
+        with pytest.raises(UserError, match="are of other autoencoders or scales"):
+            refined(first, replace(second, codec=wrong))

@@ -5,37 +5,24 @@ import json
 import pytest
 import torch
 import transformers
+from published import PIPELINES, refiner
+from safetensors.torch import save_file
+from test_sum import FROM_FILES, FROM_FOLDERS, opened
 
 from reverie.card import parse, rebuild
 from reverie.cli import main
+from reverie.codec import NETS as CODECS
+from reverie.encode import Classes
+from reverie.nets.dit import DiT, DiTConfig
 from reverie.process.grids import GRIDS
 from reverie.solve import find
-from reverie.systems.published import ENCODERS, SYSTEMS
+from reverie.systems.dit import transformer
+from reverie.systems.foreign import open_file, open_folder
+from reverie.systems.names import taken
+from reverie.systems.opening import Opening
+from reverie.systems.published import ENCODERS, NETS, SYSTEMS
+from reverie.systems.weights import build_net
 from reverie.tasks.generate import SIZED
-
-MEASURED = {
-    "DDPM CIFAR-10": 35_746_307,
-    "iDDPM ImageNet-64 uncond": 121_063_942,
-    "ADM-256 class-cond": 552_814_086,  # and 1000 classes of 1024, in the encoder
-    "LDM-4 CelebA-HQ/FFHQ/bedroom U-Net": 274_056_163,
-    "VQ-f4": 55_322_782,
-    "SD 1.x U-Net": 859_520_964,
-    "SD 2.x U-Net": 865_910_724,
-    "SDXL base U-Net": 2_567_463_684,
-    "SDXL refiner U-Net": 2_259_526_660,
-    "SD VAE 4-ch": 83_653_863,
-    "SD3 & Flux VAE 16-ch": 83_819_683,
-    "SD3-medium": 2_028_328_000,
-    "SD3.5-large": 8_056_627_520,
-    "Flux.1-dev": 11_901_408_320,
-    "Flux.1-schnell": 11_891_178_560,
-    "Sana 1.6B": 1_604_462_752,
-    "DC-AE f32c32": 312_250_275,
-    "PixArt-alpha XL/2 1024": 611_349_152,
-    "DiT-XL/2": 675_129_632 - 1001 * 1152,
-    "SiT-XL/2": 675_129_632 - 1001 * 1152,
-}
-"""The counts that public code has for these nets; DiT's with their fixed positions and without the classes."""
 
 
 def clip(width, layers, hidden, act, projected):
@@ -71,9 +58,17 @@ def test_encoders_of_words_have_the_parameters_that_are_said(name):
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
 def test_nets_have_the_parameters_that_were_published(system):
+    for name, config in system.nets.items():
+        with torch.device("meta"):
+            net = CODECS[type(config)](config) if type(config) in CODECS else build_net(config)
+        assert sum(p.numel() for p in net.parameters()) == NETS[name]
     counts = system.parameters()
-    assert all(counts[name] == MEASURED[name] for name in system.nets)
     assert counts.keys() == {*system.nets, *system.encoders, *(["classes"] if system.classes else [])}
+
+
+def test_the_list_counts_nothing_anew(monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_: pytest.fail("built"))
+    assert sum(sum(system.record()["parameters"].values()) for system in SYSTEMS) > 1e10
 
 
 def test_every_system_of_the_list_is_listed(capsys):
@@ -82,10 +77,15 @@ def test_every_system_of_the_list_is_listed(capsys):
     names = "ddpm iddpm adm ldm sd1 sd2 sdxl sdxl-refiner sd3 sd35 flux-dev flux-schnell sana pixart dit sit"
     assert [r["name"] for r in records] == names.split()
     for r in records:
-        assert r["memory"] == {"bfloat16": 2 * sum(r["parameters"].values()), "float32": 4 * sum(r["parameters"].values())}
+        counts = r["parameters"]
+        wide = [name for name in counts if name == "classes" or (name in ENCODERS and ENCODERS[name] < 1e9)]  # in float32 always
+        assert r["memory"]["float32"] == 4 * sum(counts.values())
+        assert r["memory"]["bfloat16"] == 2 * sum(counts.values()) + 2 * sum(counts[name] for name in wide)
     told = {r["name"]: (r["defaults"]["solver"], r["defaults"]["steps"], r["defaults"]["guidance"]) for r in records}
     assert (told["flux-dev"], told["flux-schnell"]) == (("euler", 50, 3.5), ("euler", 4, 1.0))
-    assert told["ddpm"] == ("ddpm", 1000, 1.0) and told["sit"] == ("euler", 50, 4.0)
+    assert (told["ddpm"], told["ldm"]) == (("ddim", 50, 1.0),) * 2 and told["sit"] == ("euler", 50, 4.0)
+    assert told["iddpm"] == told["adm"] == ("ddpm-learned", 250, 1.0)
+    assert (told["sd3"], told["sd35"]) == (("euler", 28, 7.0), ("euler", 40, 4.5))
     classes = {r["name"]: r["parameters"]["classes"] for r in records if "classes" in r["parameters"]}
     assert classes == {"adm": 1000 * 1024, "dit": 1001 * 1152, "sit": 1001 * 1152}  # DiT's with the null class
 
@@ -111,3 +111,30 @@ def test_one_system_and_one_that_is_none(capsys):
     with pytest.raises(SystemExit):
         main(["systems", "sd5"])
     assert "there is no system 'sd5'" in capsys.readouterr().err
+
+
+def sit(folder):
+    PIPELINES["dit"]().save_pretrained(folder / "parts")
+    config = DiTConfig(width=384, heads=6, depth=1, size=16)
+    parts = transformer.parts(DiT(config), Classes([str(k) for k in range(1000)], 384))
+    save_file({k: v.contiguous() for k, v in taken(parts, transformer.original).items()}, folder / "SiT.safetensors")
+    return open_file(folder / "SiT.safetensors", Opening(parts=str(folder / "parts")))
+
+
+def fine(folder):
+    refiner().save_pretrained(folder)
+    return open_folder(folder)
+
+
+OTHERS = {"sit": sit, "sdxl-refiner": fine}
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_it_is_sampled_as_is_listed(system, tmp_path):
+    """But for the size, which the net of each tells, and the grid of a flow, which the scheduler of each does."""
+    assert system.name in {*OTHERS, *FROM_FOLDERS, *FROM_FILES}
+    made = OTHERS[system.name](tmp_path) if system.name in OTHERS else opened(system.name, tmp_path)
+    same = ("solver", "steps", "guidance")
+    assert [getattr(made.defaults, k) for k in same] == [getattr(system.defaults, k) for k in same]
+    if made.denoiser.path.card["name"] != "flow":
+        assert made.defaults.grid == system.defaults.grid

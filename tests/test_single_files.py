@@ -314,6 +314,7 @@ def test_flux_with_the_other_parts_of_a_folder(tmp_path, prefix):
     again = open_file(tmp_path / "flux.safetensors", Opening(parts=str(tmp_path / "folder")))
     assert again.denoiser.net.config == system.denoiser.net.config
     assert np.abs(drawn(system) - drawn(again)).max() <= 1 and again.denoiser.guided
+    assert (again.defaults.steps, again.defaults.guidance) == (system.defaults.steps, system.defaults.guidance) == (50, 3.5)
     with pytest.raises(UserError, match="holds no autoencoder and no encoder of words"):
         open_file(tmp_path / "flux.safetensors")
 

@@ -13,6 +13,7 @@ from reverie.cli.parse import parse
 from reverie.measure.report import table
 from reverie.systems.shipped import open_model
 from reverie.tasks.evaluate import evaluate
+from reverie.tasks.generate import wanted
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> None:
     """Evaluates and prints."""
     asked = parse(Evaluate, arguments, "reverie evaluate", Evaluate())
-    system = open_model(asked.model)
     settings = {k: v for k, v in asdict(asked).items() if k not in ("model", "json")}
+    wanted("", {k: settings[k] for k in ("steps", "guidance", "solver", "seed", "batch")})
+    system = open_model(asked.model)
     with tqdm(unit="picture", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
 
         def progress(done: int, count: int) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from reverie.systems import System
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, settle
+from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, wanted
 
 TAKEN = (
     "style",
@@ -85,8 +86,10 @@ G = TypeVar("G", bound=Generate)
 def main(arguments: Sequence[str]) -> None:
     """Generates and saves."""
     asked, made = read(Generate, arguments, "reverie generate")
+    wishes = wanted(asked.prompt or ("",), {name: getattr(asked, name) for name in TAKEN})
+    _check_folder(Path(asked.out))
     system = opened(asked, made)
-    settings = settle(system, asked.prompt or ("",), {name: getattr(asked, name) for name in TAKEN})
+    settings = wishes.filled(system)
     folder = _folder(Path(asked.out))
     for line in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance), *of_solver(asked.solver, settings)]:
         print(f"reverie: {line}", file=sys.stderr)
@@ -111,10 +114,7 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
 def opened(asked: Generate, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
-        system = open_model(asked.model, asked.opening)
-        if asked.refiner:
-            refiner = open_model(asked.refiner, asked.opening)
-            system = replace(system, refiner=replace(refiner, about={**refiner.about, "given": asked.refiner}))
+        system = open_model(asked.model, asked.opening, asked.refiner)
     except UserError as error:
         if made is None or asked.model != made.model:
             raise
@@ -122,6 +122,14 @@ def opened(asked: Generate, made: metadata.Made | None) -> System:
     if made is not None and not made.fits(system):
         print(f"reverie: '{asked.model}' is not the model that made {asked.from_}: the picture will differ", file=sys.stderr)
     return system
+
+
+def _check_folder(path: Path) -> None:
+    """UserError where the folder cannot be made or written to, as far as that is known without making it."""
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is a file" if os.path.isfile(there) else "may not be written to"
+        raise UserError(f"cannot write to {path} ({there} {reason}): choose another folder with --out")
 
 
 def _folder(path: Path) -> Path:

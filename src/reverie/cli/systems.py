@@ -18,7 +18,7 @@ class Systems:
     name: Annotated[str, tyro.conf.Positional] = ""
     """One of them, with the parameters of each of its nets."""
     json: bool = False
-    """JSON on stdout: name, parameters of each net, defaults, bytes of memory."""
+    """JSON on stdout: name, parameters of each net, defaults, bytes of the weights in memory where nets are bfloat16 or float32."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,11 +36,12 @@ def main(arguments: Sequence[str]) -> None:
     if asked.name:
         _tell(records[0])
         return
-    lines = [("name", "parameters", "bf16", "size", "from", "")]
+    lines = [("name", "parameters", "weights", "size", "from", "")]
     lines += [(r["name"], _count(r), _memory(r), _size(r), r["opens"], r["about"]) for r in records]
     widths = [max(map(len, column)) for column in zip(*(line[:-1] for line in lines), strict=True)]
     for line in lines:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip())
+    print("\nweights: in memory, where nets compute in bfloat16; float32 takes up to twice as much, and drawing takes more")
 
 
 def _count(record: dict[str, Any]) -> str:
@@ -60,6 +61,7 @@ def _tell(record: dict[str, Any]) -> None:
     for name, count in record["parameters"].items():
         print(f"  {name}: {count:,} parameters")
     d = record["defaults"]
-    print(f"weights: {_memory(record)} in bfloat16, {record['memory']['float32'] / 1e9:.1f} GB in float32")
+    wide = record["memory"]["float32"] / 1e9
+    print(f"weights in memory: {_memory(record)} where nets compute in bfloat16, {wide:.1f} GB in float32; drawing takes more")
     print(f"usually: {d['solver']}, {d['steps']} steps, guidance {d['guidance']:g}, {d['grid']}, {_size(record)}")
     print(f"opens from {record['opens']}: reverie generate --model PATH")

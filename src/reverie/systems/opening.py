@@ -1,13 +1,15 @@
 """How a model is opened, and where its nets rest and compute."""
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import torch
 
-from reverie.errors import UserError
+from reverie.errors import UserError, nearest
 from reverie.nets.precision import quick_dtype
 
+WORDS: dict[type, str] = {bool: "true or false", str: "text", int: "a whole number"}
 TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,6 +34,21 @@ class Opening:
     tile: int = 0
     """Side in pixels of the tiles that larger pictures are decoded in, which saves memory; 0 = whole."""
 
+    def check(self) -> "Opening":
+        """The same; UserError where a setting is none of its kind, before anything is loaded."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), type(f.default)
+            if type(value) is not kind:
+                raise UserError(f"{f.name} is {str(value)[:60]!r} ({type(value).__name__}); it must be {WORDS[kind]}")
+            if (known := get_args(f.type)) and value not in known:
+                raise UserError(f"{f.name} is '{value}'.{nearest(str(value), known)}")
+        if self.tile < 0:
+            raise UserError(f"tile is {self.tile}; it is the side of a tile in pixels, or 0 for none")
+        if self.parts and not os.path.isfile(os.path.join(self.parts, "model_index.json")):
+            raise UserError(f"parts is '{self.parts}', which is no folder in diffusers' layout: it holds no model_index.json")
+        _ = self.place
+        return self
+
     @property
     def place(self) -> torch.device:
         """Where the nets compute; UserError where that is no device of this machine."""
@@ -41,7 +58,8 @@ class Opening:
             torch.empty(0, device=self.device)
             return torch.device(self.device)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device is '{self.device}', which cannot be used here ({str(error).splitlines()[0]})") from None
+            here = ", ".join(["auto", "cpu", *(k for k in ("cuda", "mps") if getattr(torch, k).is_available())])
+            raise UserError(f"device is '{self.device}', which cannot be used here ({_why(error)}): take one of {here}") from None
 
     @property
     def inside(self) -> torch.dtype | None:
@@ -54,6 +72,12 @@ class Opening:
     def compiles(self) -> bool:
         """Whether blocks are compiled."""
         return self.compile == "yes" or (self.compile == "auto" and self.place.type == "cuda" and self.offload == "none")
+
+
+def _why(error: Exception) -> str:
+    """Without the list of all devices that PyTorch was ever written for."""
+    said = str(error).splitlines()[0]
+    return "there is no such kind of device" if said.startswith("Expected one of") else said
 
 
 USUAL = Opening()

@@ -1,18 +1,50 @@
 """The published systems that can be opened, and what each consists of at full size.
 
-Parameters are counted on nets without memory; those of transformers' text encoders are written down, and a test counts them.
+Parameters are written down, and a test counts them on nets without memory. How a system is sampled its family says, once for this
+list and for what is opened.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from reverie.codec import NETS as CODECS
 from reverie.nets import autoencoder, dcae, dit, mmdit, pixart, sana, unets, vq
+from reverie.systems import memory
+from reverie.systems.ddpm import folder as of_ddpm
+from reverie.systems.dit import folder as of_dit
+from reverie.systems.flux import folder as of_flux
+from reverie.systems.ldm import folder as of_ldm
+from reverie.systems.pixart import folder as of_pixart
+from reverie.systems.sana import folder as of_sana
+from reverie.systems.sd3 import folder as of_sd3
+from reverie.systems.stable_diffusion import folder as of_sd
 from reverie.systems.system import Sampling
-from reverie.systems.weights import build_net
+
+NETS: Mapping[str, int] = {
+    "DDPM CIFAR-10": 35_746_307,
+    "iDDPM ImageNet-64 uncond": 121_063_942,
+    "ADM-256 class-cond": 552_814_086,
+    "LDM-4 CelebA-HQ/FFHQ/bedroom U-Net": 274_056_163,
+    "VQ-f4": 55_322_782,
+    "SD 1.x U-Net": 859_520_964,
+    "SD 2.x U-Net": 865_910_724,
+    "SDXL base U-Net": 2_567_463_684,
+    "SDXL refiner U-Net": 2_259_526_660,
+    "SD VAE 4-ch": 83_653_863,
+    "SD3 & Flux VAE 16-ch": 83_819_683,
+    "SD3-medium": 2_028_328_000,
+    "SD3.5-large": 8_056_627_520,
+    "Flux.1-dev": 11_901_408_320,
+    "Flux.1-schnell": 11_891_178_560,
+    "Sana 1.6B": 1_604_462_752,
+    "DC-AE f32c32": 312_250_275,
+    "PixArt-alpha XL/2 1024": 611_349_152,
+    "DiT-XL/2": 673_976_480,
+    "SiT-XL/2": 673_976_480,
+}
+"""Parameters of the nets: those that public code has; DiT's with their fixed positions, and classes are counted apart."""
 
 ENCODERS: Mapping[str, int] = {
     "CLIP ViT-L/14 text": 123_060_480,
@@ -41,22 +73,24 @@ class Published:
     encoders: tuple[str, ...] = ()
     classes: int = 0
     opens: str = BOTH
-    defaults: Sampling = field(default_factory=Sampling)
+    defaults: Sampling
 
     def parameters(self) -> dict[str, int]:
         """Of each net and encoder, by its name."""
-        counts = {name: parameters(config) for name, config in self.nets.items()}
+        counts = {name: NETS[name] for name in self.nets}
         if self.classes:
             counts["classes"] = self.classes * _width(next(iter(self.nets.values())))
         return counts | {name: ENCODERS[name] for name in self.encoders}
 
+    def memory(self, inside: torch.dtype | None) -> int:
+        """Bytes of the weights as they are held for use, where the nets compute in this type."""
+        return sum(n * memory.width(n, inside, hears=name not in self.nets) for name, n in self.parameters().items())
+
     def record(self) -> dict[str, Any]:
-        """All of it as plain values; memory: bytes of the weights in bfloat16 and in float32."""
+        """All of it as plain values; memory: bytes of the weights as they are used, where nets compute in bfloat16 or float32."""
         counts = self.parameters()
         d = self.defaults
         usual = {"solver": d.solver, "steps": d.steps, "guidance": d.guidance, "grid": d.grid, "size": list(d.size)}
-        total = sum(counts.values())
-        memory = {"bfloat16": 2 * total, "float32": 4 * total}
         return {
             "name": self.name,
             "about": self.about,
@@ -64,24 +98,13 @@ class Published:
             "opens": self.opens,
             "parameters": counts,
             "defaults": usual,
-            "memory": memory,
+            "memory": {"bfloat16": self.memory(torch.bfloat16), "float32": self.memory(None)},
         }
-
-
-def parameters(config: Any) -> int:
-    """How many a net of this shape has."""
-    with torch.device("meta"):
-        net = CODECS[type(config)](config) if type(config) in CODECS else build_net(config)
-    return sum(p.numel() for p in net.parameters())
 
 
 def _width(config: Any) -> int:
     """Of the vector of a class."""
     return int(config.width if hasattr(config, "width") else 4 * config.channels)
-
-
-def _sampled(solver: str, steps: int, guidance: float, grid: str, side: int) -> Sampling:
-    return Sampling(solver=solver, steps=steps, guidance=guidance, grid=grid, size=(side, side))
 
 
 KL_4, KL_16 = autoencoder.KL_F8, autoencoder.AutoencoderConfig(latent=16, quant=False)
@@ -92,7 +115,7 @@ SYSTEMS: tuple[Published, ...] = (
         about="pixels, CIFAR-10 and 256 px",
         source="arXiv:2006.11239",
         nets={"DDPM CIFAR-10": unets.DDPM_CIFAR10},
-        defaults=_sampled("ddpm", 1000, 1.0, "uniform()", 32),
+        defaults=of_ddpm.sampling(False, (32, 32)),
     ),
     Published(
         name="iddpm",
@@ -100,7 +123,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2102.09672",
         nets={"iDDPM ImageNet-64 uncond": unets.IDDPM_64},
         opens=FILE,
-        defaults=_sampled("ddpm", 250, 1.0, "uniform()", 64),
+        defaults=of_ddpm.sampling(True, (64, 64)),
     ),
     Published(
         name="adm",
@@ -109,14 +132,14 @@ SYSTEMS: tuple[Published, ...] = (
         nets={"ADM-256 class-cond": unets.ADM_256},
         classes=1000,
         opens=FILE,
-        defaults=_sampled("ddpm", 250, 1.0, "uniform()", 256),
+        defaults=of_ddpm.sampling(True, (256, 256)),
     ),
     Published(
         name="ldm",
         about="latents 4 times smaller; faces, rooms and churches, and ImageNet's classes",
         source="arXiv:2112.10752",
         nets={"LDM-4 CelebA-HQ/FFHQ/bedroom U-Net": unets.LDM_4, "VQ-f4": vq.VQ_F4},
-        defaults=_sampled("ddim", 200, 1.0, "uniform()", 256),
+        defaults=of_ldm.sampling(False, (256, 256)),
     ),
     Published(
         name="sd1",
@@ -124,7 +147,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2112.10752",
         nets={"SD 1.x U-Net": unets.SD_1, "SD VAE 4-ch": KL_4},
         encoders=(L,),
-        defaults=_sampled("dpmpp-2m", 25, 7.5, "karras()", 512),
+        defaults=of_sd.sampling(False, 512),
     ),
     Published(
         name="sd2",
@@ -132,7 +155,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2112.10752",
         nets={"SD 2.x U-Net": unets.SD_2, "SD VAE 4-ch": KL_4},
         encoders=(H,),
-        defaults=_sampled("dpmpp-2m", 25, 7.5, "karras()", 768),
+        defaults=of_sd.sampling(False, 768),
     ),
     Published(
         name="sdxl",
@@ -140,7 +163,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2307.01952",
         nets={"SDXL base U-Net": unets.SDXL, "SD VAE 4-ch": KL_4},
         encoders=(L, G),
-        defaults=_sampled("dpmpp-2m", 25, 5.0, "karras()", 1024),
+        defaults=of_sd.sampling(True, 1024),
     ),
     Published(
         name="sdxl-refiner",
@@ -148,7 +171,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2307.01952",
         nets={"SDXL refiner U-Net": unets.SDXL_REFINER, "SD VAE 4-ch": KL_4},
         encoders=(G,),
-        defaults=_sampled("dpmpp-2m", 25, 5.0, "karras()", 1024),
+        defaults=of_sd.sampling(True, 1024),
     ),
     Published(
         name="sd3",
@@ -156,7 +179,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2403.03206",
         nets={"SD3-medium": mmdit.SD3_MEDIUM, "SD3 & Flux VAE 16-ch": KL_16},
         encoders=SD3_WORDS,
-        defaults=_sampled("euler", 28, 7.0, "shifted(shift=3.0)", 1024),
+        defaults=of_sd3.sampling(mmdit.SD3_MEDIUM, "shifted(shift=3.0)", 1024),
     ),
     Published(
         name="sd35",
@@ -164,7 +187,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2403.03206",
         nets={"SD3.5-large": mmdit.SD35_LARGE, "SD3 & Flux VAE 16-ch": KL_16},
         encoders=SD3_WORDS,
-        defaults=_sampled("euler", 28, 7.0, "shifted(shift=3.0)", 1024),
+        defaults=of_sd3.sampling(mmdit.SD35_LARGE, "shifted(shift=3.0)", 1024),
     ),
     Published(
         name="flux-dev",
@@ -172,7 +195,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="github.com/black-forest-labs/flux",
         nets={"Flux.1-dev": mmdit.FLUX_DEV, "SD3 & Flux VAE 16-ch": KL_16},
         encoders=(L, T5),
-        defaults=_sampled("euler", 50, 3.5, "flux_shift()", 1024),
+        defaults=of_flux.sampling(True, "flux_shift()"),
     ),
     Published(
         name="flux-schnell",
@@ -180,7 +203,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="github.com/black-forest-labs/flux",
         nets={"Flux.1-schnell": mmdit.FLUX_SCHNELL, "SD3 & Flux VAE 16-ch": KL_16},
         encoders=(L, T5),
-        defaults=_sampled("euler", 4, 1.0, "shifted(shift=1.0)", 1024),
+        defaults=of_flux.sampling(False, "shifted(shift=1.0)"),
     ),
     Published(
         name="sana",
@@ -189,7 +212,7 @@ SYSTEMS: tuple[Published, ...] = (
         nets={"Sana 1.6B": sana.SANA_16B, "DC-AE f32c32": dcae.DCAE_F32},
         encoders=(GEMMA,),
         opens=FOLDER,
-        defaults=_sampled("dpmpp-2m", 20, 4.5, "shifted(shift=3.0)", 1024),
+        defaults=of_sana.sampling("shifted(shift=3.0)", 1024),
     ),
     Published(
         name="pixart",
@@ -198,7 +221,7 @@ SYSTEMS: tuple[Published, ...] = (
         nets={"PixArt-alpha XL/2 1024": pixart.PIXART_1024, "SD VAE 4-ch": KL_4},
         encoders=(T5,),
         opens=FOLDER,
-        defaults=_sampled("dpmpp-2m", 20, 4.5, "karras()", 1024),
+        defaults=of_pixart.sampling(1024),
     ),
     Published(
         name="dit",
@@ -206,7 +229,7 @@ SYSTEMS: tuple[Published, ...] = (
         source="arXiv:2212.09748",
         nets={"DiT-XL/2": dit.DIT_XL_2, "SD VAE 4-ch": KL_4},
         classes=1001,
-        defaults=_sampled("dpmpp-2m", 25, 4.0, "karras()", 256),
+        defaults=of_dit.sampling(False, 256),
     ),
     Published(
         name="sit",
@@ -215,6 +238,6 @@ SYSTEMS: tuple[Published, ...] = (
         nets={"SiT-XL/2": dit.DIT_XL_2, "SD VAE 4-ch": KL_4},
         classes=1001,
         opens=FILE,
-        defaults=_sampled("euler", 50, 4.0, "uniform()", 256),
+        defaults=of_dit.sampling(True, 256),
     ),
 )

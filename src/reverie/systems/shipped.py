@@ -10,12 +10,12 @@ from reverie.files import metadata
 from reverie.measure.reader import Reader
 from reverie.solve import Tuned
 from reverie.systems import memory
-from reverie.systems.folders import Folder, is_folder
+from reverie.systems.folders import is_folder
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.pickles import is_pickle
 from reverie.systems.placing import placed
-from reverie.systems.system import Part, System
+from reverie.systems.system import Part, System, refined
 from reverie.systems.weights import CARD, load, load_any
 
 FOLDER = Path(__file__).parent
@@ -25,15 +25,27 @@ READERS = {name: file for name, file in READER_FILES.items() if file.exists()}
 """The judges that ship; that of emoji does not yet."""
 
 
-def open_model(name: str, opening: Opening = USUAL) -> System:
-    """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use."""
-    return placed(read_model(name, opening), opening)
+def open_model(name: str, opening: Opening = USUAL, refiner: str = "") -> System:
+    """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use.
+
+    refiner: a model that draws the end of the way, as Stable Diffusion XL's.
+    """
+    places = [place(each) for each in (name, refiner) if each]
+    if refiner and not os.path.exists(places[1]):  # before the first is loaded
+        raise UserError(f"the refiner {places[1]} is not there: check the path")
+    system = read_model(name, opening)
+    memory.check(memory.counted(places[0], opening), opening, name, memory.drawing(system, opening.tile))
+    if refiner:
+        second = read_model(refiner, opening)
+        system = refined(system, replace(second, about={**second.about, "given": refiner}))
+    return placed(system, opening)
 
 
 def read_model(name: str, opening: Opening = USUAL) -> System:
     """The same as it lies in its files: its weights are of their types, and not yet where they compute."""
     path = place(name)
-    memory.check(Folder(path, opening).weights.values() if is_folder(path) else [[path]], opening, name)
+    opening.check()
+    memory.check(memory.counted(path, opening), opening, name)
     if is_folder(path):
         system = open_folder(path, opening)
     elif is_pickle(path) or (os.path.isfile(path) and CARD not in metadata(path)):
@@ -75,6 +87,9 @@ def tuned(system: System, path: Path) -> dict[int, Tuned]:
 
 def place(name: str) -> Path:
     """The file of a shipped model, of the folder of a run, or the file itself."""
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise UserError(f"a model is {name!r}: give the name of a shipped one, or a path")
+    name = str(name)
     if name in SHIPPED:
         return SHIPPED[name]
     path = Path(name)

@@ -1,12 +1,16 @@
 """A system: what hears the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from reverie.codec import Codec
 from reverie.denoiser import Denoiser
 from reverie.encode import SAID, Encoder
+from reverie.errors import UserError
+from reverie.guide.experts import Experts
 from reverie.solve import Tuned
 
 
@@ -50,6 +54,17 @@ class System:
     def styles(self) -> tuple[str, ...]:
         """Styles that may be asked for by name."""
         return tuple(self.about.get("styles", ()))
+
+
+def refined(system: System, second: System) -> System:
+    """The system with another one that draws the end of the way; UserError where it cannot go on in the same space and process."""
+    one, two, sides = system.codec, second.codec, system.defaults.size
+    scales = [(getattr(one, name, None), getattr(two, name, None)) for name in ("scale", "shift")]
+    same = all(a is b or (a is not None and b is not None and torch.allclose(a, b)) for a, b in scales)
+    if one.factor != two.factor or one.shape(*sides) != two.shape(*sides) or not same:
+        raise UserError(f"{second.name} cannot refine what {system.name} draws: their latents are of other autoencoders or scales")
+    Experts(system.denoiser, second.denoiser, 0.5)  # which looks at the processes
+    return replace(system, refiner=second)
 
 
 @dataclass(frozen=True, kw_only=True)

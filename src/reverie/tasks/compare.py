@@ -27,7 +27,7 @@ from reverie.measure.report import aligned
 from reverie.solve import rehearse
 from reverie.systems import System, open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import Diverged, Picture, Preview, Settings, plan, run, settle
+from reverie.tasks.generate import Diverged, Picture, Preview, Settings, plan, run, wanted
 
 AXES = ("solver", "steps", "guidance", "grid", "seed", "style", "negative", "prompt", "model")
 LONG = "dpmpp-3m"  # of 100 steps: as near to the limit as Heun's 199 evaluations, also where lam(1) is infinite, at half the cost
@@ -129,16 +129,15 @@ def prepare(
     of each is tried.
     """
     _check(x, y, steps)
-    systems: dict[str, System] = {}
-    cells = []
+    wishes = []
     for below in y.values:
         for beside in x.values:
             place = {axis.name: value for axis, value in ((x, beside), (y, below)) if axis.name}
             own = {**asked, **place}
             model, prompt = own.pop("model"), own.pop("prompt")
-            if model not in systems:
-                systems[model] = load(model)
-            cells.append(_cell(place, model, systems[model], settle(systems[model], prompt, own), steps))
+            wishes.append((place, model, wanted(prompt, own)))
+    systems = {model: load(model) for model in dict.fromkeys(model for _, model, _ in wishes)}
+    cells = [_cell(place, model, systems[model], wish.filled(systems[model]), steps) for place, model, wish in wishes]
     for cell in cells:
         _try(cell.work)
     return Comparison(x, y, tuple(cells))

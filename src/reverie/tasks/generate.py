@@ -113,6 +113,10 @@ class Settings:
                 raise UserError(f"{name} is {value}; it must be at least 1 and at most {most}")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; seeds are 0 or larger")
+        if self.solver is not None:
+            meant(self.solver)
+        if self.grid is not None and self.grid != TUNED:
+            rebuild(parse(self.grid), GRIDS, "grid")
         if not 0 <= self.handover <= 1:
             raise UserError(f"handover is {self.handover}; it is the share of the way before the refiner, between 0 and 1")
         if self.guidance is not None and not abs(self.guidance) <= 1e6:  # so that NaN is refused, too
@@ -273,14 +277,24 @@ def _finish(system: System, settings: Settings, asked: list[Any], first: int, la
     return made
 
 
-def settle(system: System, prompt: Any, settings: Any) -> Settings:
-    """Settings from a prompt (or several) and keywords; an unknown keyword is an error that names the nearest."""
+def wanted(prompt: Any, settings: Mapping[str, Any]) -> Settings:
+    """Settings from a prompt (or several) and keywords, checked as far as they can be without a system.
+
+    An unknown keyword is an error that names the nearest.
+    """
     known = Settings.__dataclass_fields__
     for name in settings:
         if name not in known or name == "prompt":
             raise UserError(f"generate has no setting '{name}'.{nearest(name, [k for k in known if k != 'prompt'])}")
     prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
-    return Settings(prompt=prompts, **settings).filled(system)
+    made = Settings(prompt=prompts, **settings)
+    made.check()
+    return made
+
+
+def settle(system: System, prompt: Any, settings: Mapping[str, Any]) -> Settings:
+    """The same, with everything a system fills in."""
+    return wanted(prompt, settings).filled(system)
 
 
 def run(system: System, settings: Settings) -> Iterator[Preview | list[Picture]]:

@@ -18,18 +18,21 @@ def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net = folder.net("unet", unet.KIND)
     channels = net.config.in_channels
-    return System(
-        denoiser=denoiser(net, folder.scheduler),
-        codec=Pixels(channels),
-        defaults=Sampling(steps=25, size=size(folder.json("unet/config.json").get("sample_size"), net.config.multiple)),
-    )
+    model = denoiser(net, folder.scheduler)
+    sides = size(folder.json("unet/config.json").get("sample_size"), net.config.multiple)
+    return System(denoiser=model, codec=Pixels(channels), defaults=sampling(model.learned_variance, sides))
+
+
+def sampling(learned: bool, sides: tuple[int, int]) -> Sampling:
+    """How pixels are drawn: with a learnt variance in the 250 steps of improved DDPM's and ADM's authors, else in 50 of DDIM."""
+    solver, steps = ("ddpm-learned", 250) if learned else ("ddim", 50)
+    return Sampling(solver=solver, steps=steps, grid="uniform()", size=sides)
 
 
 def denoiser(net: UNet, said: dict[str, Any]) -> Denoiser:
     """The net under a scheduler's process; twice the channels are those of a learnt variance."""
-    path, rule, clock = schedulers.process(said)
     learned = net.config.out_channels == 2 * net.config.in_channels
-    return Denoiser(net, path, rule, clock, learned_variance=learned, bound=schedulers.bound(said))
+    return schedulers.denoiser(net, said, learned_variance=learned, bound=schedulers.bound(said))
 
 
 def size(said: Any, multiple: int) -> tuple[int, int]:

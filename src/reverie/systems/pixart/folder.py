@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
 from reverie.systems import schedulers
 from reverie.systems.folders import Folder, Saved
 from reverie.systems.pixart import transformer
@@ -18,15 +17,19 @@ PIPELINES = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", vae.KIND)
-    path, rule, clock = schedulers.process(folder.scheduler)
     side = codec.factor * int(folder.json("transformer/config.json").get("sample_size") or 128)
     t5 = folder.t5(length=PIPELINES[str(folder.index["_class_name"])])
     return System(
-        denoiser=Denoiser(net, path, rule, clock, learned_variance=net.config.learn_sigma),
+        denoiser=schedulers.denoiser(net, folder.scheduler, learned_variance=net.config.learn_sigma),
         codec=codec,
         encoders={"prompt": PromptPixArt(t5, (side, side) if net.config.sizes else None)},
-        defaults=Sampling(guidance=4.5, size=(side, side)),
+        defaults=sampling(side),
     )
+
+
+def sampling(side: int) -> Sampling:
+    """How both are sampled by their authors."""
+    return Sampling(steps=20, guidance=4.5, size=(side, side))
 
 
 def holds(system: System) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
+from reverie.nets.mmdit import MMDiTConfig
 from reverie.systems import schedulers
 from reverie.systems.folders import Folder, Saved
 from reverie.systems.sd3 import transformer
@@ -18,22 +18,22 @@ PIPELINES = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "Sta
 def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", vae.KIND)
-    path, rule, clock = schedulers.process(folder.scheduler)
     size = codec.factor * net.config.size * net.config.patch
     raw: dict[str, Any] = {"projected": True, "skip": 1, "raw": True}
     clips = [folder.clip(n, **raw) for n in ("", "_2")]
     t5 = folder.t5("_3", length=ROWS) if folder.has("text_encoder_3") else None
     return System(
-        denoiser=Denoiser(net, path, rule, clock),
+        denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
         encoders={"prompt": PromptSD3(clips, t5, width=net.config.context_dim)},
-        defaults=sampling(schedulers.grid(folder.scheduler, ""), size),
+        defaults=sampling(net.config, schedulers.grid(folder.scheduler, ""), size),
     )
 
 
-def sampling(grid: str, side: int) -> Sampling:
-    """How 3 and 3.5 are usually sampled."""
-    return Sampling(solver="euler", steps=28, guidance=7.0, grid=grid, size=(side, side))
+def sampling(net: MMDiTConfig, grid: str, side: int) -> Sampling:
+    """How 3 and 3.5 are usually sampled; the nets of 3.5 norm what they compare, and those of 3 do not."""
+    steps, guidance = (40, 4.5) if net.qk_norm or net.dual else (28, 7.0)
+    return Sampling(solver="euler", steps=steps, guidance=guidance, grid=grid, size=(side, side))
 
 
 def holds(system: System) -> bool:
