@@ -65,6 +65,7 @@ def codec(channels):
         block_out_channels=(32, 64, 128, 128),
         layers_per_block=2,
         latent_channels=channels,
+        **({"scaling_factor": 1.5305, "shift_factor": 0.0609} if channels == 16 else {}),
     )
 
 
