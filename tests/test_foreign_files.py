@@ -60,11 +60,8 @@ def test_what_is_built_is_bounded_and_fails_in_one_line():
     assert numbered(["a.0.x", "a.1.x", "a.1.y", "b.7"], r"a\.(\d+)\.") == 2 and numbered([], r"a\.(\d+)\.") == 0
     with building("here", 250):
         assert torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1500))[0].weight.is_meta  # 3000 weights
-    with pytest.raises(
-        UserError, match="here: its tensors are no whole net .it would have more than 3000 weights, and 250 tensors"
-    ):
-        with building("here", 250):
-            torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1501))
-    with pytest.raises(UserError, match="here: its tensors are no whole thing .division by zero"), building("here", 1, "thing"):
+    with pytest.raises(UserError, match=r"here: .* \(it would have more than 3000 weights, and 250 "), building("here", 250):
+        torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1501))
+    with pytest.raises(UserError, match=r"here: its tensors are no whole thing \(division by zero"), building("here", 1, "thing"):
         assert 1 / 0
     torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1501))  # elsewhere nothing is counted
