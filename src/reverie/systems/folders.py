@@ -37,7 +37,7 @@ class Kind:
 
     name: their class. build: configuration of ours -> net. config: their configuration, and where it stands -> ours; UserError
     where we have no such net. said: ours -> theirs. layout: our configuration -> names of the weights. pointwise: names that they
-    store as convolutions of 1x1, by their configuration.
+    store as convolutions of 1x1, by their configuration. factor: of the latents of an autoencoder that says none.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Kind:
     said: Callable[[Any], dict[str, Any]]
     layout: Callable[[Any], Layout]
     pointwise: Callable[[str], bool] = lambda name: False
+    factor: float = 0.18215
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,17 @@ class Folder:
         return filled(net, tensors, layout, where, self.opening.partial)
 
     def codec(self, part: str, kind: Kind) -> Latent:
-        """An autoencoder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor."""
+        """An autoencoder as a codec, with its scale and shift: z = (latent - shift) * scaling_factor / std, of each channel."""
         net, told = self.net(part, kind), self.json(f"{part}/config.json")
-        return latent(net, float(told.get("scaling_factor") or 0.18215), float(told.get("shift_factor") or 0.0))
+        made = latent(net, float(told.get("scaling_factor") or kind.factor), float(told.get("shift_factor") or 0.0))
+        each = [told.get("latents_mean"), told.get("latents_std")]
+        if None not in each:
+            where, channels = self.path / part / "config.json", len(made.scale)
+            if not all(isinstance(numbers, list) and len(numbers) == channels for numbers in each):
+                raise UserError(f"{where}: latents_mean or latents_std is not a number for each of {channels} channels")
+            made.shift.copy_(torch.tensor(each[0]))
+            made.scale.mul_(torch.tensor(each[1]))
+        return made
 
     def clip(self, number: str = "", *, projected: bool = False, **options: Any) -> Clip:
         """The part text_encoder{number}, a CLIP; projected: its pooled vector goes through a projection; options: as of `Clip`."""

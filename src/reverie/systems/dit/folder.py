@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
 from reverie.encode import Classes
 from reverie.files import save_tensors
 from reverie.nets.dit import DiT
@@ -31,11 +30,10 @@ def open_folder(folder: Folder) -> System:
         net, classes = DiT(config), Classes(names, config.width)
     whole = transformer.completed(tensors, config)
     filled(transformer.parts(net, classes), whole, transformer.layout(config.depth), where, folder.opening.partial)
-    path, rule, clock = schedulers.process(folder.scheduler)
     codec = folder.codec("vae", vae.KIND)
     side = codec.factor * config.size
     return System(
-        denoiser=Denoiser(net, path, rule, clock, learned_variance=config.learn_sigma),
+        denoiser=schedulers.denoiser(net, folder.scheduler, learned_variance=config.learn_sigma),
         codec=codec,
         encoders={"class": classes},
         defaults=sampling(False, side),

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
 from reverie.systems import schedulers
 from reverie.systems.flux import transformer
 from reverie.systems.flux.prompt import PromptFlux
@@ -18,11 +17,10 @@ SIZE = 1024
 def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", vae.KIND)
-    path, rule, clock = schedulers.process(folder.scheduler)
     guided = net.config.guided
     prompt = PromptFlux(folder.clip(), folder.t5("_2", length=512 if guided else 256))
     return System(
-        denoiser=Denoiser(net, path, rule, clock),
+        denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
         encoders={"prompt": prompt},
         defaults=sampling(guided, schedulers.grid(folder.scheduler, "")),

@@ -121,4 +121,4 @@ def said(c: DCAEConfig) -> dict[str, Any]:
     }
 
 
-KIND = Kind(name="AutoencoderDC", build=DCAE, config=config, said=said, layout=layout)
+KIND = Kind(name="AutoencoderDC", factor=1.0, build=DCAE, config=config, said=said, layout=layout)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
 from reverie.encode.gemma import Gemma
 from reverie.files import write_whole
 from reverie.systems import schedulers
@@ -23,13 +22,12 @@ SIDE = 1024
 def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", dcae.KIND)
-    path, rule, clock = schedulers.process(folder.scheduler)
     place = folder.path / INSTRUCTION
     instruction = place.read_text(encoding="utf-8") if place.is_file() else ""
     prompt = Gemma(*folder.reader("Gemma2Model", "AutoTokenizer"), instruction=instruction)
     side = codec.factor * int(folder.json("transformer/config.json").get("sample_size") or SIDE // codec.factor)
     return System(
-        denoiser=Denoiser(net, path, rule, clock),
+        denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
         encoders={"prompt": prompt},
         defaults=sampling(schedulers.grid(folder.scheduler, "karras()"), side),

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from reverie.codec import Latent
-from reverie.denoiser import Denoiser
 from reverie.encode.clip import Clip
 from reverie.nets.unet import UNet
 from reverie.systems import schedulers
@@ -28,14 +27,13 @@ def open_folder(folder: Folder) -> System:
     """A system from the folder; UserError where a part is missing, damaged or of another kind."""
     net, config = folder.net("unet", unet.KIND), folder.json("unet/config.json")
     codec = folder.codec("vae", vae.KIND)
-    path, rule, clock = schedulers.process(folder.scheduler)
     size = codec.factor * int(config.get("sample_size") or 64)
     large = PIPELINES[str(folder.index["_class_name"])]
     return System(
-        denoiser=Denoiser(net, path, rule, clock),
+        denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
         encoders={"prompt": _prompt_xl(folder, config, size) if large else folder.clip()},
-        defaults=sampling(large, size),
+        defaults=schedulers.sampling(folder.scheduler, sampling(large, size)),
     )
 
 
