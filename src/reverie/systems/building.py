@@ -3,7 +3,7 @@
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,15 @@ def building(where: str, tensors: int, what: str = "net") -> Iterator[None]:
 def _said(error: Exception) -> str:
     said = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
     return " ".join(said.split())[:200]
+
+
+def known(
+    theirs: Mapping[str, Any], read: Collection[str], fixed: Mapping[str, tuple[Any, ...]], where: str, whose: str
+) -> None:
+    """UserError where a configuration has a field that is not read, and says neither what is `fixed` in our net nor nothing."""
+    for field, value in theirs.items():
+        if not field.startswith("_") and field not in read and value not in fixed.get(field, (None, False)):
+            raise UserError(f"{where}: {field} is {value!r}, which {whose} has, and ours neither")
 
 
 def numbered(names: Iterable[str], pattern: str) -> int:

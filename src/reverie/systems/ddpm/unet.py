@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.unet import UNet, UNetConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 from reverie.systems.stable_diffusion import unet
@@ -44,9 +45,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 
 def config(theirs: Mapping[str, Any], what: str = "unet/config.json") -> UNetConfig:
     """Our shape of the net that a configuration of UNet2DModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which no net of DDPM's kind has, and ours neither")
+    known(theirs, READ, FIXED, what, "no net of DDPM's kind")
     width, down = list(theirs["block_out_channels"]), list(theirs["down_block_types"])
     _check_blocks(theirs, down, what)
     scaled, groups = theirs.get("resnet_time_scale_shift", "default") == "scale_shift", theirs.get("norm_num_groups", 32)

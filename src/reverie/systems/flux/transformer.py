@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 from reverie.systems.sd3.transformer import DIFFUSERS
@@ -83,10 +84,8 @@ SIDE = 2
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> MMDiTConfig:
     """Our shape of the net that a configuration of FluxTransformer2DModel describes; UserError where we have no such net."""
     c = {**DEFAULTS, **theirs}
-    known = {"patch_size": (1,), "out_channels": (None, c["in_channels"])}
-    for field, value in c.items():
-        if not field.startswith("_") and value not in known.get(field, (value,) if field in DEFAULTS else (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which the net of Flux.1 dev and schnell has not, and ours neither")
+    fixed = {"patch_size": (1,), "out_channels": (None, c["in_channels"])}
+    known(c, DEFAULTS.keys() - fixed, fixed, what, "no net of Flux.1 dev and schnell")
     if c["in_channels"] % SIDE**2:
         raise UserError(f"{what}: in_channels is {c['in_channels']}; it counts the entries of a patch of {SIDE} x {SIDE} pixels")
     return MMDiTConfig(

@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.vq import VQAutoencoder, VQConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 from reverie.systems.stable_diffusion import vae
@@ -15,14 +16,12 @@ READ = {
     *("sample_size", "scaling_factor", "shift_factor", "force_upcast"),
 }
 """What of their configuration is looked at, or changes nothing in the function of the net."""
-AS_OURS = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False}
+FIXED: Mapping[str, tuple[Any, ...]] = {"act_fn": ("silu",), "norm_type": ("group",)}
 
 
 def config(theirs: Mapping[str, Any], what: str = "vqvae/config.json") -> VQConfig:
     """Our shape of the autoencoder that a configuration of VQModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and not (field in AS_OURS and AS_OURS[field] == value):
-            raise UserError(f"{what}: {field} is {value!r}, which our autoencoder has not")
+    known(theirs, READ, FIXED, what, "no autoencoder of LDM")
     if theirs.get("vq_embed_dim") not in (None, theirs["latent_channels"]):
         raise UserError(
             f"{what}: vq_embed_dim is {theirs['vq_embed_dim']}; ours is as wide as the latent, {theirs['latent_channels']}"

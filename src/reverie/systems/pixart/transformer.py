@@ -8,6 +8,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.pixart import PixArt, PixArtConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
@@ -55,9 +56,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> PixArtConfig:
     """Our shape of the net that a configuration of PixArtTransformer2DModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which the net of PixArt has not, and ours neither")
+    known(theirs, READ, FIXED, what, "no net of PixArt")
     channels, heads, size, patch = (theirs[k] for k in ("in_channels", "num_attention_heads", "sample_size", "patch_size"))
     width, out = heads * theirs["attention_head_dim"], theirs.get("out_channels") or channels
     if out not in (channels, 2 * channels):

@@ -5,18 +5,20 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.dcae import DCAE, DCAEConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 
 SIZES = {("conv", "interpolate"): False, ("pixel_unshuffle", "pixel_shuffle"): True}
 """How their levels change size, down and up, and whether ours then folds pixels into channels."""
-AS_OURS = {
-    "encoder_out_shortcut": True,
-    "decoder_in_shortcut": True,
-    "decoder_norm_types": "rms_norm",
-    "decoder_act_fns": "silu",
-    "decoder_conv_act_fn": "relu",
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "encoder_out_shortcut": (True,),
+    "decoder_in_shortcut": (True,),
+    "decoder_norm_types": ("rms_norm",),
+    "decoder_act_fns": ("silu",),
+    "decoder_conv_act_fn": ("relu",),
 }
+"""What the rest must say, of every level; where it is not listed, nothing, or false."""
 READ = {
     *("in_channels", "latent_channels", "attention_head_dim", "upsample_block_type", "downsample_block_type", "scaling_factor"),
     *(f"{part}_{what}" for part in ("encoder", "decoder") for what in ("block_types", "block_out_channels", "layers_per_block")),
@@ -27,9 +29,7 @@ READ = {
 
 def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> DCAEConfig:
     """Our shape of the autoencoder that a configuration of AutoencoderDC describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and not (field in AS_OURS and _all(value, AS_OURS[field])):
-            raise UserError(f"{what}: {field} is {value!r}, which our autoencoder has not")
+    known({field: _one(value) for field, value in theirs.items()}, READ, FIXED, what, "no autoencoder of Sana")
     widths = tuple(theirs["encoder_block_out_channels"])
     sizes = (_kind(theirs["downsample_block_type"]), theirs["upsample_block_type"])
     if sizes not in SIZES:
@@ -56,9 +56,9 @@ def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> DCAEConf
         raise UserError(f"{what}: {error}") from error
 
 
-def _all(value: Any, ours: Any) -> bool:
-    """Whether a value, or each of one for every level, is ours."""
-    return all(v == ours for v in value) if isinstance(value, (list, tuple)) else value == ours
+def _one(value: Any) -> Any:
+    """A value, or that of every level, where it is the same."""
+    return value[0] if isinstance(value, (list, tuple)) and value and all(v == value[0] for v in value) else value
 
 
 def _kind(downsample: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.sana import Sana, SanaConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
@@ -48,9 +49,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {"norm_eps": (1e-6,), "timestep_scale": (
 
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> SanaConfig:
     """Our shape of the net that a configuration of SanaTransformer2DModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which no net of Sana or Sana 1.5 has, and ours neither")
+    known(theirs, READ, FIXED, what, "no net of Sana or Sana 1.5")
     heads, cross, norm = theirs["num_attention_heads"], theirs["num_cross_attention_heads"], theirs.get("qk_norm")
     width, channels, scale = heads * theirs["attention_head_dim"], theirs["in_channels"], theirs.get("interpolation_scale")
     if width != cross * theirs["cross_attention_head_dim"] or width != theirs["cross_attention_dim"]:

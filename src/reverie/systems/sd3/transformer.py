@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
@@ -92,17 +93,15 @@ DEFAULTS: Mapping[str, Any] = {
 
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> MMDiTConfig:
     """Our shape of the net that a configuration of SD3Transformer2DModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in DEFAULTS and value not in (None, False):
-            raise UserError(f"{what}: {field} is {value!r}, which no net of Stable Diffusion 3 or 3.5 has, and ours neither")
+    known(theirs, DEFAULTS, {}, what, "no net of Stable Diffusion 3 or 3.5")
     c = {**DEFAULTS, **theirs}
     width, dual = c["num_attention_heads"] * c["attention_head_dim"], tuple(c["dual_attention_layers"] or ())
     if dual != tuple(range(len(dual))):
         raise UserError(f"{what}: dual_attention_layers is {list(dual)}; ours has them one after the other from the first")
     same = {"out_channels": (None, c["in_channels"]), "caption_projection_dim": (width,), "qk_norm": (None, "rms_norm")}
-    for field, known in same.items():
-        if c[field] not in known:
-            raise UserError(f"{what}: {field} is {c[field]!r}; with the rest of this configuration ours must have {known[-1]!r}")
+    for field, right in same.items():
+        if c[field] not in right:
+            raise UserError(f"{what}: {field} is {c[field]!r}; with the rest of this configuration ours must have {right[-1]!r}")
     return MMDiTConfig(
         in_channels=c["in_channels"],
         patch=c["patch_size"],

@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.unet import UNet, UNetConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import renamed
 
@@ -74,9 +75,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 
 def config(theirs: Mapping[str, Any], what: str = "unet/config.json") -> UNetConfig:
     """Our shape of the net that a configuration of UNet2DConditionModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which no net of Stable Diffusion 1, 2 or XL has, and ours neither")
+    known(theirs, READ, FIXED, what, "no net of Stable Diffusion 1, 2 or XL")
     width = list(theirs["block_out_channels"])
     levels = [i for i, kind in enumerate(theirs["down_block_types"]) if kind == "CrossAttnDownBlock2D"]
     depth = _each(theirs.get("transformer_layers_per_block", 1), len(width))

@@ -5,6 +5,7 @@ from typing import Any
 
 from reverie.errors import UserError
 from reverie.nets.autoencoder import Autoencoder, AutoencoderConfig
+from reverie.systems.building import known
 from reverie.systems.folders import Kind
 from reverie.systems.names import Layout, renamed
 
@@ -18,9 +19,7 @@ READ = {
 
 def config(theirs: Mapping[str, Any], what: str = "vae/config.json") -> AutoencoderConfig:
     """Our shape of the autoencoder that a configuration of AutoencoderKL describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and not (field == "act_fn" and value == "silu"):
-            raise UserError(f"{what}: {field} is {value!r}, which our autoencoder has not")
+    known(theirs, READ, {"act_fn": ("silu",)}, what, "no autoencoder of Stable Diffusion")
     width = list(theirs["block_out_channels"])
     if theirs.get("use_quant_conv", True) != theirs.get("use_post_quant_conv", True):
         raise UserError(f"{what}: only one of use_quant_conv and use_post_quant_conv is true; ours has both or none")
