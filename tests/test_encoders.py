@@ -68,7 +68,7 @@ def test_what_is_not_read_is_told():
     for said, encoders in every.items():
         for encoder in encoders:
             (note,) = encoder.notes("a b c d e f g h j k l m n o")
-            assert note.startswith(f"{said} tokens of the prompt are read; ignored: ") and note.endswith("o")
+            assert note.startswith(f"{said} tokens of the prompt are read; ignored: ") and note.endswith("' on") and len(note) < 160
             assert encoder.notes("fox") == encoder.notes("") == []
     assert plain.notes(LONG) == []  # all of it is read
     (note,) = PromptSD3([plain], None, width=24).notes(LONG)

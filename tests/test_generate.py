@@ -402,7 +402,7 @@ def test_a_listed_grid_says_how_many_steps_there_are():
 def test_pictures_of_any_size_that_the_net_can_make():
     image = generate(SYSTEM, "a man", seed=2, height=24, width=32, steps=2)[0]
     assert image.size == (32, 24)
-    with pytest.raises(UserError, match=r"multiples of 2, not 33x24: try 32x24"):
+    with pytest.raises(UserError, match=r"width is 33, but .* multiples of 2: try 32x24"):
         generate(SYSTEM, "a man", height=24, width=33)
     with pytest.raises(UserError, match="height is 0"):
         generate(SYSTEM, "a man", height=0)

@@ -54,6 +54,7 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"reverie: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("reverie: stopped", file=sys.stderr)
         sys.exit(130)
 
 

@@ -17,9 +17,9 @@ from reverie.files import check_place
 class Convert:
     """Writes what `--model` opens as a folder that diffusers opens, and reverie too: from single files, shards and pickles."""
 
-    model: Annotated[str, tyro.conf.Positional] = ""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
     """A folder in diffusers' layout, or a publisher's single file."""
-    out: Annotated[str, tyro.conf.Positional] = ""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = ""
     """A folder that is not there yet, or is empty."""
     partial: bool = False
     """Of a file that is not whole, use what fits; what is missing is zero."""

@@ -40,17 +40,24 @@ TAKEN = (
 )
 
 
+FEW = 8
+"""Steps of models that were distilled, mostly without guidance."""
+
+
 @dataclass(frozen=True)
 class Generate:
     """Pictures from words. Image k of a call has seed `seed + k`; every PNG carries what made it."""
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    prompt: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = ()
     """What to draw; several prompts give `count` pictures each."""
     style: str = ""
     """A style of the model, by name."""
     count: int = 1
+    """Pictures of each prompt."""
     seed: int = 0
+    """Of the first picture; the others count on from it."""
     steps: int | None = None
+    """Of the solver; the model's own where they are not given."""
     guidance: float | None = None
     """u + w (c - u): 1 = plain conditional."""
     negative: str = ""
@@ -66,11 +73,13 @@ class Generate:
     handover: float = 0.8
     """The share of the way before the refiner takes over."""
     height: int | None = None
+    """Pixels; what the model was trained on where it is not given."""
     width: int | None = None
-    """Pixels; what the model was trained on where they are not given."""
+    """Likewise."""
     out: str = "out"
     """Folder of the pictures; a file that is there is kept, and the new one gets another name."""
     batch: int = 16
+    """Pictures that are drawn at once; fewer take less memory."""
     strict: bool = False
     """One picture at a time: the same to the last bit whatever the count and batch."""
     from_: Annotated[str, tyro.conf.arg(name="from")] = ""
@@ -182,7 +191,14 @@ def _words(prompt: Any) -> str:
 def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]:
     """What was asked of a model that takes no prompt, and has no effect on it; one line each."""
     if system.prompt_encoder is not None:
-        deaf = getattr(system.denoiser, "guided", False) and negative != ""
-        return [f"{system.name} is told the guidance and evaluated once, so the negative prompt has no effect"] if deaf else []
+        if getattr(system.denoiser, "guided", False):
+            deaf = f"{system.name} is told the guidance and evaluated once, so the negative prompt has no effect"
+            return [deaf] if negative != "" else []
+        scale = system.defaults.guidance if guidance is None else guidance
+        if scale != 1 and system.defaults.guidance == 1 and system.defaults.steps <= FEW:
+            return [
+                f"{system.name} was made to be drawn with guidance 1: guidance {scale:g} takes twice the time, and is seldom better"
+            ]
+        return [f"guidance is 1, so the negative prompt has no effect on {system.name}"] if negative != "" and scale == 1 else []
     said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
     return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]

@@ -39,7 +39,7 @@ class Gemma(nn.Module):
         return self.against([""] * count)
 
     def notes(self, prompt: str) -> list[str]:
-        return cut(self.tokenizer, prompt, self.length - 1)
+        return cut(self.tokenizer, words(prompt).lower().strip(), self.length - 1 - bool(self.instruction))
 
     def _read(self, prompts: Sequence[str], before: str) -> Cond:
         texts = [before + words(p).lower().strip() for p in prompts]

@@ -50,7 +50,8 @@ def cut(tokenizer: Any, prompt: str, room: int) -> list[str]:
     ids: list[int] = tokenizer(words(prompt), add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) <= room:
         return []
-    return [f"only the first {room} tokens of the prompt are read; ignored: {tokenizer.decode(ids[room:]).strip()}"]
+    begin = tokenizer.decode(ids[room : room + 8]).strip()[:60]
+    return [f"only the first {room} tokens of the prompt are read; ignored: {len(ids) - room} tokens, from '{begin}' on"]
 
 
 def filled_to(tokens: Tensor, width: int) -> Tensor:

@@ -77,6 +77,11 @@ class MMDiTConfig:
         """Height and width of the latent are multiples of this."""
         return self.patch
 
+    @property
+    def largest(self) -> int:
+        """The longest side of a latent that has positions; 0 = there is none."""
+        return 0 if self.axes else self.table * self.patch
+
 
 SD3_MEDIUM = MMDiTConfig(width=1536, heads=24, depth=24, context_dim=4096, vector_dim=2048, qk_norm=False, size=64, table=192)
 SD35_MEDIUM = replace(SD3_MEDIUM, dual=13, qk_norm=True, table=384)

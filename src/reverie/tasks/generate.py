@@ -3,6 +3,7 @@
 Image k of a call has seed `seed + k`; its noise, and on the CPU with `strict` its every bit, do not depend on the batch.
 """
 
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ KINDS: Mapping[str, tuple[Any, str]] = {
 }
 FILLED = ("steps", "guidance", "solver", "grid", "height", "width")
 SIZED = ("flux_shift", "sd3_shift")
+MARKS = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|<\w+:[^<>]+>")
+"""What A1111 does not read as words: (red:1.3), <lora:name:1>."""
 TUNED = "tuned"
 """The name of the solvers that were fitted to a model, and of their times."""
 
@@ -99,6 +102,8 @@ class Settings:
         made.check()
         _check_size(system, *made.size)
         if self.style and self.style not in system.styles:
+            if not system.styles:
+                raise UserError(f"{system.name} has no styles: leave out the style, or say it in the prompt")
             raise UserError(f"{system.name} has no style '{self.style}'.{nearest(self.style, system.styles)}")
         return made
 
@@ -141,10 +146,13 @@ def _check_size(system: System, height: int, width: int) -> None:
     step = system.codec.factor * getattr(system.denoiser, "multiple", 1)
     if height % step or width % step:
         near = [max(round(n / step), 1) * step for n in (width, height)]
+        wrong = " and ".join(f"{name} is {n}" for name, n in (("width", width), ("height", height)) if n % step)
         raise UserError(
-            f"{system.name} makes pictures whose width and height are multiples of {step}, not {width}x{height}: "
-            f"try {near[0]}x{near[1]}"
+            f"{wrong}, but {system.name} makes pictures whose width and height are multiples of {step}: try {near[0]}x{near[1]}"
         )
+    most = system.codec.factor * getattr(getattr(system.denoiser.net, "config", None), "largest", 0)
+    if most and max(height, width) > most:
+        raise UserError(f"{width}x{height} is too large for {system.name}, which knows places up to {most}x{most}")
 
 
 def _usual(system: System, solver: str, grid: str) -> int:
@@ -316,7 +324,10 @@ def notes(system: System, settings: Settings) -> list[str]:
     """What of the prompts and the negative prompt has no effect, one line each."""
     if (encoder := system.prompt_encoder) is None:
         return []
-    return list(dict.fromkeys(note for p in (*settings.prompt, settings.negative) for note in encoder.notes(p)))
+    said = (*settings.prompt, settings.negative)
+    marks = [m[0] for p in said if isinstance(p, str) and (m := MARKS.search(p))]
+    odd = [f"'{marks[0][:60]}' is read as words: weights and files in a prompt are not known here"] if marks else []
+    return list(dict.fromkeys([*odd, *(note for p in said for note in encoder.notes(p))]))
 
 
 def _settled(system: System, prompt: Any, settings: Any) -> Settings:

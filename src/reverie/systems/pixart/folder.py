@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from reverie.codec import Latent
+from reverie.nets.pixart import PixArt
 from reverie.systems import schedulers
 from reverie.systems.folders import Folder, Saved
 from reverie.systems.pixart import transformer
@@ -43,7 +44,10 @@ def write_folder(system: System, folder: Path) -> None:
     assert isinstance(prompt, PromptPixArt) and isinstance(system.codec, Latent)
     names = {length: name for name, length in PIPELINES.items()}
     saved = Saved(folder, names.get(prompt.length, "PixArtSigmaPipeline"), system)
-    saved.net("transformer", system.denoiser.net, transformer.KIND)
+    side, net = system.defaults.size[0] // system.codec.factor, system.denoiser.net
+    assert isinstance(net, PixArt)
+    scale = (side // net.config.patch) / net.config.span  # the size and the scale apart: the net knows their ratio alone
+    saved.net("transformer", net, transformer.KIND, sample_size=side, interpolation_scale=scale)
     saved.codec("vae", system.codec, vae.KIND)
     saved.encoder(prompt)
     saved.close()

@@ -17,6 +17,9 @@ class PromptPixArt(T5):
         super().__init__(t5.net, t5.tokenizer, length=t5.length, masked=True)
         self.size = size
 
+    def notes(self, prompt: str) -> list[str]:
+        return super().notes(words(prompt).lower().strip())
+
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         cond = super().prompts([words(p).lower().strip() for p in prompts])
         if self.size is None:

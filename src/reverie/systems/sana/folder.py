@@ -3,6 +3,7 @@
 The instruction that Sana's authors put before every prompt is part of no folder: the text of its file `instruction.txt` is used.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reverie.systems.system import Sampling, System
 PIPELINES = ("SanaPipeline", "SanaPAGPipeline")
 INSTRUCTION = "instruction.txt"
 SIDE = 1024
+LOG = logging.getLogger("reverie")
 
 
 def open_folder(folder: Folder) -> System:
@@ -24,6 +26,8 @@ def open_folder(folder: Folder) -> System:
     net, codec = folder.net("transformer", transformer.KIND), folder.codec("vae", dcae.KIND)
     place = folder.path / INSTRUCTION
     instruction = place.read_text(encoding="utf-8") if place.is_file() else ""
+    if not instruction:
+        LOG.info("%s is not there: prompts are read without the instruction that Sana's authors put before them", place)
     prompt = Gemma(*folder.reader("Gemma2Model", "AutoTokenizer"), instruction=instruction)
     side = codec.factor * int(folder.json("transformer/config.json").get("sample_size") or SIDE // codec.factor)
     return System(
