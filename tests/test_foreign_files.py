@@ -2,13 +2,20 @@
 
 import time
 
+import published
 import pytest
+import test_single_files as single
 import torch
 from safetensors.torch import save_file
 
+from reverie.encode.clip import Clip
 from reverie.errors import UserError
 from reverie.systems.building import building, numbered
-from reverie.systems.foreign import open_file
+from reverie.systems.foreign import open_file, open_folder
+from reverie.systems.opening import Opening
+from reverie.systems.shipped import read_model
+from reverie.systems.stable_diffusion.folder import PIPELINES, _pipeline
+from reverie.systems.stable_diffusion.prompt import PromptXL
 
 NET = "model.diffusion_model."
 FAR = 30_000_000
@@ -65,3 +72,75 @@ def test_what_is_built_is_bounded_and_fails_in_one_line():
     with pytest.raises(UserError, match=r"here: its tensors are no whole thing \(division by zero"), building("here", 1, "thing"):
         assert 1 / 0
     torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1501))  # elsewhere nothing is counted
+
+
+PARTS = {
+    "a LoRA": ["lora_unet_down_blocks_0.lora_up.weight", "lora_te_text_model_encoder.alpha"],
+    "a LoRA: ": ["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"],
+    "an autoencoder, alone": ["encoder.conv_in.weight", "decoder.conv_in.weight"],
+    "the U-Net of a folder of diffusers, alone": ["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"],
+    "the transformer of a folder of diffusers, alone": ["transformer_blocks.0.attn.to_q.weight"],
+    "CLIP, alone": ["text_model.embeddings.token_embedding.weight"],
+    "T5's encoder of words, alone": ["shared.weight"],
+    "a textual inversion": ["emb_params"],
+    "a ControlNet": ["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"],
+}
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_a_part_is_called_what_it_is(what, tmp_path):
+    save_file(named(*PARTS[what]), tmp_path / "part.safetensors")
+    with pytest.raises(UserError, match=rf"part.safetensors is no whole model; it is {what}.*of the whole"):
+        open_file(tmp_path / "part.safetensors")
+
+
+def test_places_that_are_no_model_are_called_what_they_are(tmp_path):
+    for name, text in (("a.safetensors", "<!DOCTYPE html>"), ("b.safetensors", "version https://git-lfs.github.com/spec/v1\n")):
+        (tmp_path / name).write_text(text)
+    for name in ("empty", "part", "whole"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "part/config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (tmp_path / "whole/model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    said = {
+        "a.safetensors": "is a page of HTML",
+        "b.safetensors": "`git lfs pull`",
+        "empty": "is empty",
+        "part": "holds the part UNet2DConditionModel of a model: name the folder above",
+        "whole/model_index.json": "name its folder, .*whole",
+        "whole": r"none of our systems\. Known: StableDiffusionPipeline, ",
+    }
+    for name, words in said.items():
+        with pytest.raises(UserError, match=words):
+            read_model(str(tmp_path / name))
+    with pytest.raises(UserError, match="nothing is downloaded: name a folder or a file that is here"):
+        read_model("stabilityai/stable-diffusion-xl-base-1.0")
+
+
+@pytest.mark.parametrize(("channels", "kinds"), [(4, "|"), (9, "Inpaint|XLInpaint"), (8, "InstructPix2Pix|XLInstructPix2Pix")])
+def test_a_net_that_is_told_a_picture_is_written_as_what_it_is(channels, kinds):
+    large = PromptXL([Clip(published.clip(32, projected=True), published.clip_words())], size=(8, 8))
+    for encoder, kind in zip((None, large), kinds.split("|") if channels != 4 else ("", "XL"), strict=True):
+        assert _pipeline(encoder, channels) == f"StableDiffusion{kind}Pipeline" and _pipeline(encoder, channels) in PIPELINES
+    with pytest.raises(UserError, match="nets of 4, 8 or 9 channels, and this one has 5"):
+        _pipeline(None, 5)
+
+
+def test_what_a_file_of_stable_diffusion_lacks_comes_from_a_folder(tmp_path):
+    torch.manual_seed(0)
+    pipe, words = single.sd1()
+    pipe.save_pretrained(tmp_path / "folder")
+    system = open_folder(tmp_path / "folder")
+    every = single.of_ldm(pipe, system, words)
+    bare = {k: v for k, v in every.items() if k.startswith(NET)}
+    save_file(bare, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match=r"bare.safetensors holds no autoencoder: name a folder .* with --parts"):
+        open_file(tmp_path / "bare.safetensors")
+    again = open_file(tmp_path / "bare.safetensors", Opening(parts=str(tmp_path / "folder")))
+    assert (single.drawn(system) == single.drawn(again)).all()
+
+
+def test_no_configuration_is_read_without_bound(tmp_path):
+    with (tmp_path / "model_index.json").open("wb") as handle:
+        handle.truncate(17 << 20)
+    with pytest.raises(UserError, match="model_index.json has more than 16 MB"):
+        open_folder(tmp_path)

@@ -29,6 +29,8 @@ from reverie.systems.system import System
 
 STEMS = ("diffusion_pytorch_model", "model")
 VARIANTS = ("", ".fp16", ".bf16", ".fp32")
+MOST = 16 << 20
+"""Bytes of an object of JSON; the lists of shards of the largest models have some 1 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +169,13 @@ def is_folder(path: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """An object of JSON; UserError where it is not there or no object."""
     try:
+        if path.stat().st_size > MOST:
+            raise UserError(f"{path} has more than {MOST >> 20} MB, and no configuration has: get it again")
         made = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not there: the download of the model is not complete") from None
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): get it again") from None
     if not isinstance(made, dict):

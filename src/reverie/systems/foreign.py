@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from reverie.errors import UserError, nearest
+from reverie.errors import UserError
+from reverie.systems import telling
 from reverie.systems.folders import Folder
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.single import Single
@@ -28,7 +29,9 @@ def open_folder(path: Path, opening: Opening = USUAL) -> System:
     kind = str(folder.index.get("_class_name"))
     known = {pipeline: module for name in FAMILIES for module in [family(name)] for pipeline in module.PIPELINES}
     if kind not in known:
-        raise UserError(f"{path} holds a {kind}, which is none of our systems.{nearest(kind, known)} See `reverie systems`")
+        raise UserError(
+            f"{path} holds a {kind}, which is none of our systems. {telling.pipeline(kind, known)} See `reverie systems`"
+        )
     system: System = known[kind].open_folder(folder)
     return replace(system, about={"name": path.resolve().name, **system.about, "hash": folder.fingerprint})
 
@@ -41,6 +44,8 @@ def open_file(path: Path, opening: Opening = USUAL) -> System:
         if module.recognises(file):
             system: System = module.open_file(file)
             return replace(system, about={"name": path.stem, **system.about, "hash": file.fingerprint})
+    if said := telling.part(file.tensors):
+        raise UserError(f"{path} is no whole model; {said}")
     some = ", ".join(sorted(file.tensors)[:3])
     raise UserError(f"{path} is none of our systems by its {len(file.tensors)} tensors ({some}, ...). See `reverie systems`")
 

@@ -9,7 +9,7 @@ from reverie.errors import UserError, nearest
 from reverie.files import metadata
 from reverie.measure.reader import Reader
 from reverie.solve import Tuned
-from reverie.systems import memory
+from reverie.systems import memory, telling
 from reverie.systems.folders import is_folder
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.opening import USUAL, Opening
@@ -94,7 +94,11 @@ def place(name: str) -> Path:
         return SHIPPED[name]
     path = Path(name)
     if os.path.isdir(path):  # where Path would raise, in a folder that is not ours to read, os.path says no
-        return path if is_folder(path) else path / "model.safetensors"
+        if is_folder(path) or os.path.isfile(path / "model.safetensors") or not (said := telling.folder(path)):
+            return path if is_folder(path) else path / "model.safetensors"
+        raise UserError(said)
+    if said := telling.file(path) if os.path.isfile(path) else telling.absent(name):
+        raise UserError(said)
     if not path.suffix and not os.path.exists(path):
         raise UserError(f"no model is called '{name}', and no such file exists.{nearest(name, SHIPPED)}")
     return path

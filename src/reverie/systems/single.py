@@ -50,6 +50,10 @@ class Single:
         """Their shapes."""
         return {k: tuple(v.shape) for k, v in self.tensors.items()}
 
+    def has(self, prefix: str) -> bool:
+        """Whether a name begins so."""
+        return any(name.startswith(prefix) for name in self.tensors)
+
     @cached_property
     def about(self) -> dict[str, str]:
         """What its header says of it; nothing for a pickle."""

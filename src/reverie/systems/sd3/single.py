@@ -5,19 +5,17 @@ from typing import Any
 
 from reverie.denoiser import Denoiser, timestep
 from reverie.encode.clip import Clip
-from reverie.nets.autoencoder import Autoencoder
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.process import rules, schedules
 from reverie.systems.building import building, numbered
-from reverie.systems.folders import latent
 from reverie.systems.sd3.folder import sampling
 from reverie.systems.sd3.prompt import ROWS, PromptSD3
 from reverie.systems.sd3.transformer import PREFIX, original
 from reverie.systems.single import Single
-from reverie.systems.stable_diffusion import original as autoencoder
+from reverie.systems.stable_diffusion.single import autoencoder
 from reverie.systems.system import System
 
-CODEC, WORDS = "first_stage_model.", "text_encoders.clip_"
+WORDS = "text_encoders.clip_"
 HEAD, SIZE = 64, 1024
 
 
@@ -30,11 +28,10 @@ def open_file(file: Single) -> System:
     """A system from the file; UserError where a part is missing or damaged."""
     with building(str(file.path), len(file.tensors), "Stable Diffusion 3"):
         shape = _shape(file)
-        codec = autoencoder.vae_of({k[len(CODEC) :]: v for k, v in file.shapes.items() if k.startswith(CODEC)})
     net = file.net(PREFIX, shape, MMDiT, original)
     return System(
         denoiser=Denoiser(net, schedules.flow(), rules.velocity(), timestep(1000.0)),
-        codec=latent(file.net(CODEC, codec, Autoencoder, autoencoder.vae(codec)), 1.5305, 0.0609),
+        codec=autoencoder(file, 1.5305, 0.0609),
         encoders={"prompt": _prompt(file, shape.context_dim)},
         defaults=sampling(shape, "shifted(shift=3.0)", SIZE),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from reverie.codec import Latent
 from reverie.encode.clip import Clip
+from reverie.errors import UserError
 from reverie.nets.unet import UNet
 from reverie.systems import schedulers
 from reverie.systems.folders import Folder, Saved
@@ -16,9 +17,11 @@ from reverie.systems.system import Sampling, System
 PIPELINES = {
     "StableDiffusionPipeline": False,
     "StableDiffusionInpaintPipeline": False,
+    "StableDiffusionInstructPix2PixPipeline": False,
     "StableDiffusionXLPipeline": True,
     "StableDiffusionXLImg2ImgPipeline": True,
     "StableDiffusionXLInpaintPipeline": True,
+    "StableDiffusionXLInstructPix2PixPipeline": True,
 }
 """What `model_index.json` names, and whether it is an XL."""
 
@@ -32,12 +35,12 @@ def open_folder(folder: Folder) -> System:
     return System(
         denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
-        encoders={"prompt": _prompt_xl(folder, config, size) if large else folder.clip()},
+        encoders={"prompt": prompt_xl(folder, config, size) if large else folder.clip()},
         defaults=schedulers.sampling(folder.scheduler, sampling(large, size)),
     )
 
 
-def _prompt_xl(folder: Folder, config: Mapping[str, Any], size: int) -> PromptXL:
+def prompt_xl(folder: Folder, config: Mapping[str, Any], size: int) -> PromptXL:
     """The encoders of XL, or of the refiner, which has the second alone."""
     clips = [folder.clip(skip=1, raw=True)] if folder.has("text_encoder") else []
     clips.append(folder.clip("_2", projected=True, skip=1, raw=True))
@@ -77,6 +80,9 @@ def write_folder(system: System, folder: Path) -> None:
 
 
 def _pipeline(encoder: Any, channels: int) -> str:
+    """The class of the folder; nets that are told a picture have 9 channels, where a part of it is hidden, or 8."""
+    if channels not in (kinds := {4: "", 9: "Inpaint", 8: "InstructPix2Pix"}):
+        raise UserError(f"diffusers' folders of Stable Diffusion have nets of 4, 8 or 9 channels, and this one has {channels}")
     if not isinstance(encoder, PromptXL):
-        return "StableDiffusionPipeline" if channels == 4 else "StableDiffusionInpaintPipeline"
-    return "StableDiffusionXLImg2ImgPipeline" if encoder.refiner else "StableDiffusionXLPipeline"
+        return f"StableDiffusion{kinds[channels]}Pipeline"
+    return f"StableDiffusionXL{kinds[channels] or ('Img2Img' if encoder.refiner else '')}Pipeline"
