@@ -142,5 +142,5 @@ def test_what_a_file_of_stable_diffusion_lacks_comes_from_a_folder(tmp_path):
 def test_no_configuration_is_read_without_bound(tmp_path):
     with (tmp_path / "model_index.json").open("wb") as handle:
         handle.truncate(17 << 20)
-    with pytest.raises(UserError, match="model_index.json has more than 16 MB"):
+    with pytest.raises(UserError, match=r"model_index\.json has more than 16 MB"):
         open_folder(tmp_path)
