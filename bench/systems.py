@@ -7,8 +7,8 @@ Random weights of middle sizes (some 10 to 60 million parameters, pictures of 25
 both. Both sample in the same number of steps from the same noise with guidance, each with the defaults its user gets on a CPU: ours
 bfloat16 inside the nets where the CPU computes in it, theirs as loaded, fp32; a second row has ours in float32. By `forward` one
 evaluation of the guided pair is meant, by `loop` all steps and the prompt, without decoding, and by `whole` prompt to picture.
-Medians and 10th to 90th percentiles, of ratios of neighbours in time. The overhead of a loop is what of it is spent outside the
-net, as a share of what is spent inside, by a clock around the net in the same loop. Peak memory is of a process that opens the
+Medians and 10th to 90th percentiles, of ratios of neighbours in time. The overhead of a loop is what it spends
+outside the net from the net's first call on, as a share of what is spent inside, by a clock around the net. Peak memory is of a process that opens the
 folder and draws one picture.
 """
 
@@ -199,9 +199,9 @@ def replace_codec(system):
     return replace(system, codec=Silent())
 
 
-def compare(theirs, ours, repeats):
-    """Seconds of both, A-B-A-B after three warm-ups, and the ratio theirs / ours."""
-    for _ in range(3):
+def compare(theirs, ours, repeats, warm=3):
+    """Seconds of both, A-B-A-B after some to warm up, and the ratio theirs / ours."""
+    for _ in range(warm):
         theirs()
         ours()
     pairs = [(clock(theirs), clock(ours)) for _ in range(repeats)]
@@ -209,23 +209,31 @@ def compare(theirs, ours, repeats):
     return {"theirs": spread(a), "ours": spread(b), "ratio": spread(a / b)}
 
 
-def overhead(net, loop, repeats):
-    """The share of a loop outside its net."""
-    forward, inside, shares = net.forward, [], []
+def compare_loops(sides, repeats):
+    """The same of loops, and of each the share outside its net; sides: (loop, net) of both."""
+    shares = ([], [])
 
-    def timed(*args, **kwargs):
-        begin = time.perf_counter()
-        made = forward(*args, **kwargs)
-        inside.append(time.perf_counter() - begin)
-        return made
+    def watched(loop, net, found):
+        forward, inside = net.forward, []
 
-    net.forward = timed
-    for _ in range(repeats):
-        inside.clear()
-        whole = clock(loop)
-        shares.append(whole / sum(inside) - 1)
-    net.forward = forward
-    return spread(shares)
+        def timed(*args, **kwargs):
+            begin = time.perf_counter()
+            made = forward(*args, **kwargs)
+            inside.append((begin, time.perf_counter()))
+            return made
+
+        def run():
+            inside.clear()
+            net.forward = timed
+            loop()
+            end = time.perf_counter()
+            net.forward = forward
+            found.append((end - inside[0][0]) / sum(late - early for early, late in inside) - 1)
+
+        return run
+
+    found = compare(*(watched(*side, kept) for side, kept in zip(sides, shares, strict=True)), repeats, warm=1)
+    return found | {"outside": {name: spread(kept[1:]) for name, kept in zip(("theirs", "ours"), shares, strict=True)}}
 
 
 def peak(side, folder, threads):
@@ -262,15 +270,14 @@ def main(bench):
                 system = open_model(place, Opening(precision=precision))
                 settings = asked(system)
                 found = {"forward": compare(*forwards(pipe, system, settings), bench.repeats)}
-                both = loops(pipe, system, settings)
-                found["loop"] = compare(*both, bench.repeats)
                 nets = (pipe.unet if hasattr(pipe, "unet") else pipe.transformer, system.denoiser.net)
-                sides = zip(("theirs", "ours"), nets, both, strict=True)
-                found["overhead"] = {side: overhead(net, loop, bench.repeats) for side, net, loop in sides}
-                found["whole"] = compare(lambda p=pipe: draw_theirs(p), lambda s=system, a=settings: draw_ours(s, a), bench.repeats)
+                found["loop"] = compare_loops(tuple(zip(loops(pipe, system, settings), nets, strict=True)), bench.repeats)
+                found["whole"] = compare(
+                    lambda p=pipe: draw_theirs(p), lambda s=system, a=settings: draw_ours(s, a), bench.repeats, warm=1
+                )
                 row[precision] = found
                 ratios = {k: found[k]["ratio"]["median"] for k in ("forward", "loop", "whole")}
-                print(name, precision, ratios, {k: v["median"] for k, v in found["overhead"].items()}, flush=True)
+                print(name, precision, ratios, {k: v["median"] for k, v in found["loop"]["outside"].items()}, flush=True)
             row["peak MB"] = {side: peak(side, place, bench.threads) for side in ("theirs", "ours")}
             print(name, row["peak MB"], flush=True)
         rows[name] = row
