@@ -3,12 +3,12 @@
     pip install '.[bench,text]' -c constraints.txt
     OMP_WAIT_POLICY=passive python bench/systems.py --out bench/results/systems.json
 
-Random weights of middle sizes (some 10 to 60 million parameters, pictures of 256x256), written by diffusers as folders, opened by
+Random weights of middle sizes (some 10 to 75 million parameters, pictures of 256x256), written by diffusers as folders, opened by
 both. Both sample in the same number of steps from the same noise with guidance, each with the defaults its user gets on a CPU: ours
 bfloat16 inside the nets where the CPU computes in it, theirs as loaded, fp32; a second row has ours in float32. By `forward` one
 evaluation of the guided pair is meant, by `loop` all steps and the prompt, without decoding, and by `whole` prompt to picture.
-Medians and 10th to 90th percentiles, of ratios of neighbours in time. The overhead of a loop is what it spends
-outside the net from the net's first call on, as a share of what is spent inside, by a clock around the net. Peak memory is of a process that opens the
+Medians and 10th to 90th percentiles, of ratios of neighbours in time. `outside` is what a loop spends outside its net from the
+net's first call on, as a share of what it spends inside, by a clock around the net. Peak memory is of a process that opens the
 folder and draws one picture.
 """
 
