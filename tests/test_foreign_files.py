@@ -13,9 +13,10 @@ from reverie.errors import UserError
 from reverie.systems.building import building, numbered
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.opening import Opening
-from reverie.systems.shipped import read_model
+from reverie.systems.shipped import open_model, read_model
 from reverie.systems.stable_diffusion.folder import PIPELINES, _pipeline
 from reverie.systems.stable_diffusion.prompt import PromptXL
+from reverie.tasks.generate import generate
 
 NET = "model.diffusion_model."
 FAR = 30_000_000
@@ -144,3 +145,23 @@ def test_no_configuration_is_read_without_bound(tmp_path):
         handle.truncate(17 << 20)
     with pytest.raises(UserError, match=r"model_index\.json has more than 16 MB"):
         open_folder(tmp_path)
+
+
+def test_a_net_that_is_told_a_picture_makes_none_from_words(tmp_path):
+    torch.manual_seed(0)
+    pipe = published.sd1()
+    net = pipe.unet
+    net.conv_in = torch.nn.Conv2d(9, net.conv_in.out_channels, 3, padding=1)
+    net.register_to_config(in_channels=9)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"changes pictures \(9 channels for 4\), and makes none from words alone"):
+        generate(open_model(str(tmp_path)), "a fox", steps=1)
+
+
+def test_what_was_opened_is_looked_through_for_its_hash_only_when_it_is_asked_for(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    published.sd1().save_pretrained(tmp_path)
+    read = []
+    monkeypatch.setattr("reverie.systems.folders.fingerprint", lambda paths: read.append(len(paths)) or "0123")
+    system = open_model(str(tmp_path))
+    assert read == [] and (system.hash, system.hash) == ("0123", "0123") and read == [3]

@@ -24,7 +24,7 @@ class Convert:
     partial: bool = False
     """Of a file that is not whole, use what fits; what is missing is zero."""
     allow_pickle: bool = False
-    """Read the tensors of a pickle, in a process of its own without network."""
+    """Read the tensors of a pickle, in a process of its own, without network where the system grants that."""
     parts: str = ""
     """A folder in diffusers' layout with what a single file lacks."""
 

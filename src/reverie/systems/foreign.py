@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -33,7 +34,7 @@ def open_folder(path: Path, opening: Opening = USUAL) -> System:
             f"{path} holds a {kind}, which is none of our systems. {telling.pipeline(kind, known)} See `reverie systems`"
         )
     system: System = known[kind].open_folder(folder)
-    return replace(system, about={"name": path.resolve().name, **system.about, "hash": folder.fingerprint})
+    return replace(system, about={"name": path.resolve().name, **system.about}, fingerprint=cache(lambda: folder.fingerprint))
 
 
 def open_file(path: Path, opening: Opening = USUAL) -> System:
@@ -43,7 +44,7 @@ def open_file(path: Path, opening: Opening = USUAL) -> System:
         module = importlib.import_module(f"reverie.systems.{name}.single")
         if module.recognises(file):
             system: System = module.open_file(file)
-            return replace(system, about={"name": path.stem, **system.about, "hash": file.fingerprint})
+            return replace(system, about={"name": path.stem, **system.about}, fingerprint=cache(lambda: file.fingerprint))
     if said := telling.part(file.tensors):
         raise UserError(f"{path} is no whole model; {said}")
     some = ", ".join(sorted(file.tensors)[:3])

@@ -82,7 +82,7 @@ def tuned(system: System, path: Path) -> dict[int, Tuned]:
         solvers = {int(n): Tuned(tuple(s["knots"]), tuple(map(tuple, s["weights"]))) for n, s in record["solvers"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be used ({error!r}): make it anew with `reverie tune`, or delete it") from None
-    return solvers if record.get("model") == system.about.get("hash") else {}
+    return solvers if record.get("model") == system.hash else {}
 
 
 def place(name: str) -> Path:

@@ -1,6 +1,6 @@
 """A system: what hears the prompt, what denoises, what space it runs in, and how it is best sampled. Data, not behaviour."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,8 @@ class System:
     """A system that draws the end of the way, on the same process and in the same space."""
     tuned: Mapping[int, Tuned] = field(default_factory=dict)
     """Solvers fitted to this model (`reverie tune`), by their evaluations."""
+    fingerprint: Callable[[], str] | None = None
+    """Its `hash`, where that is found only when it is asked for: files of others may be large."""
 
     @property
     def prompt_encoder(self) -> Encoder | None:
@@ -51,9 +53,31 @@ class System:
         return str(self.about.get("name", "unnamed"))
 
     @property
+    def hash(self) -> str:
+        """SHA-256 of its weights as they lie in their files; empty where it was not opened from one."""
+        return str(self.about.get("hash", "")) if self.fingerprint is None else self.fingerprint()
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """Styles that may be asked for by name."""
         return tuple(self.about.get("styles", ()))
+
+    def check_size(self, height: int, width: int) -> None:
+        """UserError unless the codec and the net can make pictures of this size, and from what is said alone."""
+        shape = getattr(self.denoiser.net, "config", None)
+        step = self.codec.factor * self.denoiser.multiple
+        if height % step or width % step:
+            near = [max(round(n / step), 1) * step for n in (width, height)]
+            wrong = " and ".join(f"{name} is {n}" for name, n in (("width", width), ("height", height)) if n % step)
+            raise UserError(
+                f"{wrong}, but {self.name} makes pictures whose width and height are multiples of {step}: try {near[0]}x{near[1]}"
+            )
+        most = self.codec.factor * getattr(shape, "largest", 0)
+        if most and max(height, width) > most:
+            raise UserError(f"{width}x{height} is too large for {self.name}, which knows places up to {most}x{most}")
+        takes, has = getattr(shape, "in_channels", None), self.codec.shape(height, width)[0]
+        if takes not in (None, has):
+            raise UserError(f"{self.name} changes pictures ({takes} channels for {has}), and makes none from words alone")
 
 
 def refined(system: System, second: System) -> System:

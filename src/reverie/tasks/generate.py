@@ -100,7 +100,7 @@ class Settings:
             width=d.size[1] if self.width is None else self.width,
         )
         made.check()
-        _check_size(system, *made.size)
+        system.check_size(*made.size)
         if self.style and self.style not in system.styles:
             if not system.styles:
                 raise UserError(f"{system.name} has no styles: leave out the style, or say it in the prompt")
@@ -139,20 +139,6 @@ class Settings:
     def prompts(self) -> list[Any]:
         """One prompt per picture, as it was given: `count` pictures of each."""
         return [p for p in self.prompt for _ in range(self.count)]
-
-
-def _check_size(system: System, height: int, width: int) -> None:
-    """UserError unless the codec and the net can make pictures of this size."""
-    step = system.codec.factor * getattr(system.denoiser, "multiple", 1)
-    if height % step or width % step:
-        near = [max(round(n / step), 1) * step for n in (width, height)]
-        wrong = " and ".join(f"{name} is {n}" for name, n in (("width", width), ("height", height)) if n % step)
-        raise UserError(
-            f"{wrong}, but {system.name} makes pictures whose width and height are multiples of {step}: try {near[0]}x{near[1]}"
-        )
-    most = system.codec.factor * getattr(getattr(system.denoiser.net, "config", None), "largest", 0)
-    if most and max(height, width) > most:
-        raise UserError(f"{width}x{height} is too large for {system.name}, which knows places up to {most}x{most}")
 
 
 def _usual(system: System, solver: str, grid: str) -> int:

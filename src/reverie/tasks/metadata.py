@@ -40,7 +40,7 @@ class Made:
 
     def fits(self, system: System) -> bool:
         """Whether these are the weights that made it, as far as is known."""
-        return str(system.about.get("hash", "")).startswith(self.hash)
+        return system.hash.startswith(self.hash)
 
 
 def _quoted(value: object) -> str:
@@ -60,7 +60,7 @@ def infotext(picture: Picture, system: System) -> str:
         "CFG scale": s.guidance,
         "Seed": picture.seed,
         "Size": f"{width}x{height}",
-        "Model hash": str(system.about.get("hash", ""))[:10],
+        "Model hash": system.hash[:10],
         "Model": system.name,
         "RNG": "CPU",
         "Version": "reverie",
@@ -81,7 +81,7 @@ def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
 
 def source(system: System, model: str = "") -> dict[str, Any]:
     """Which model it was; model as in `record`."""
-    made = {"name": system.name, "given": model or system.name, "hash": system.about.get("hash", "")}
+    made = {"name": system.name, "given": model or system.name, "hash": system.hash}
     return made if system.refiner is None else made | {"refiner": system.refiner.about.get("given", system.refiner.name)}
 
 

@@ -225,7 +225,7 @@ def store(system: System, path: str | File, found: Sequence[Found], samples: int
         f.nfe: {"knots": f.solver.knots, "weights": f.solver.weights, "distance": f.distance, "dpmpp-2m": f.usual} for f in found
     }
     record = {
-        "model": system.about.get("hash"),
+        "model": system.hash,
         "guidance": system.defaults.guidance,
         "samples": samples,
         "solvers": {str(n): v for n, v in sorted((solvers | measured).items())},

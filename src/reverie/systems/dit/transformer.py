@@ -17,7 +17,7 @@ from reverie.encode.classes import Classes
 from reverie.errors import UserError
 from reverie.nets.dit import DiT, DiTConfig, positions
 from reverie.nets.moe import MoEConfig
-from reverie.systems.building import building, numbered
+from reverie.systems.building import building, known, numbered
 from reverie.systems.names import Layout, renamed
 
 original = renamed(
@@ -142,9 +142,7 @@ LARGEST = 1024
 
 def config(theirs: Mapping[str, Any], what: str = "transformer/config.json") -> DiTConfig:
     """Our shape of the net that a configuration of DiTTransformer2DModel describes; UserError where we have no such net."""
-    for field, value in theirs.items():
-        if not field.startswith("_") and field not in READ and value not in FIXED.get(field, (None, False)):
-            raise UserError(f"{what}: {field} is {value!r}, which the net of DiT has not, and ours neither")
+    known(theirs, READ, FIXED, what, "no net of DiT")
     channels, heads = theirs["in_channels"], theirs["num_attention_heads"]
     out = theirs.get("out_channels") or channels
     if theirs["sample_size"] > LARGEST:
