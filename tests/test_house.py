@@ -22,6 +22,7 @@ FLOORS = (
     ("systems",),
     ("tasks",),
     ("cli", "studio"),
+    ("__main__",),
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
