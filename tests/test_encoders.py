@@ -74,6 +74,4 @@ def test_what_is_not_read_is_told():
     (note,) = PromptSD3([plain], None, width=24).notes(LONG)
     assert note == "of a prompt of more than 75 tokens, the vector of the whole is that of its first 75"
     for encoder in (PromptFlux(plain, far), PromptXL([plain], size=(64, 64))):
-        assert (
-            encoder.notes(LONG)[-1] == note
-        )
+        assert encoder.notes(LONG)[-1] == note

@@ -46,9 +46,7 @@ def _said(error: Exception) -> str:
     return " ".join(said.split())[:200]
 
 
-def known(
-    theirs: Mapping[str, Any], read: Collection[str], fixed: Mapping[str, tuple[Any, ...]], where: str, whose: str
-) -> None:
+def known(theirs: Mapping[str, Any], read: Collection[str], fixed: Mapping[str, tuple[Any, ...]], where: str, whose: str) -> None:
     """UserError where a configuration has a field that is not read, and says neither what is `fixed` in our net nor nothing."""
     for field, value in theirs.items():
         if not field.startswith("_") and field not in read and value not in fixed.get(field, (None, False)):
