@@ -64,8 +64,8 @@ class System:
 
     def check_size(self, height: int, width: int) -> None:
         """UserError unless the codec and the net can make pictures of this size, and from what is said alone."""
-        shape = getattr(self.denoiser.net, "config", None)
-        step = self.codec.factor * self.denoiser.multiple
+        shape = getattr(getattr(self.denoiser, "net", None), "config", None)  # a denoiser may be a formula, without a net
+        step = self.codec.factor * getattr(self.denoiser, "multiple", 1)
         if height % step or width % step:
             near = [max(round(n / step), 1) * step for n in (width, height)]
             wrong = " and ".join(f"{name} is {n}" for name, n in (("width", width), ("height", height)) if n % step)

@@ -118,10 +118,6 @@ class Settings:
                 raise UserError(f"{name} is {value}; it must be at least 1 and at most {most}")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; seeds are 0 or larger")
-        if self.solver is not None:
-            meant(self.solver)
-        if self.grid is not None and self.grid != TUNED:
-            rebuild(parse(self.grid), GRIDS, "grid")
         if not 0 <= self.handover <= 1:
             raise UserError(f"handover is {self.handover}; it is the share of the way before the refiner, between 0 and 1")
         if self.guidance is not None and not abs(self.guidance) <= 1e6:  # so that NaN is refused, too
@@ -283,6 +279,10 @@ def wanted(prompt: Any, settings: Mapping[str, Any]) -> Settings:
     prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
     made = Settings(prompt=prompts, **settings)
     made.check()
+    if made.solver is not None:
+        meant(made.solver)
+    if made.grid is not None and made.grid != TUNED:
+        rebuild(parse(made.grid), GRIDS, "grid")
     return made
 
 
