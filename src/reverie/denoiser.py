@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reverie.card import remembers
 from reverie.errors import UserError
+from reverie.nets import looking
 from reverie.nets.precision import inside
 from reverie.process.path import Path, like, time
 from reverie.process.rules import Rule
@@ -27,8 +28,9 @@ class Cond:
     """What a net is told besides x and t; every room is (B, ...) and may be empty.
 
     vector (B, D): added to the time embedding. tokens (B, L, D) and mask (B, L) bool, True = real: for cross-attention.
-    concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip. guidance (B,): the scale
-    that a net distilled from guided ones is told.
+    concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip, or to the patches, one per
+    block. guidance (B,): the scale that a net distilled from guided ones is told. What a net does not take, and an adapter around
+    it hears: hints (B, C, H, W), one picture per control; images (B, M, D), the tokens of image prompts.
     """
 
     vector: Tensor | None = None
@@ -37,6 +39,8 @@ class Cond:
     concat: Tensor | None = None
     residuals: tuple[Tensor, ...] | None = None
     guidance: Tensor | None = None
+    hints: tuple[Tensor, ...] | None = None
+    images: Tensor | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
         """f applied to every tensor."""
@@ -106,6 +110,8 @@ def c_noise() -> Clock:
 CLOCKS = (log_snr, timestep, c_noise)
 INPUTS = ("vector", "tokens", "mask", "residuals", "guidance")
 """What of a condition is handed to the net by name; `concat` goes in beside x."""
+ADAPTED = ("hints", "images")
+"""What adapters hear; one around the net must have taken it out."""
 
 
 class Denoiser(nn.Module):
@@ -156,11 +162,14 @@ class Denoiser(nn.Module):
         scaled = x if self.sigma_data is None else x * like((alpha**2 * self.sigma_data**2 + sigma**2).rsqrt(), x)
         inputs: dict[str, Any] = {}
         if cond is not None:
+            if left := [k for k in ADAPTED if getattr(cond, k) is not None]:
+                raise ValueError(f"{' and '.join(left)} in the condition of a net without an adapter that hears them")
             cond = cond.map(lambda v: v.to(x.device))
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
             inputs = {k: w for k in INPUTS if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
         own = self.takes or (own if self.autocast is None else torch.float32)  # times are no bfloat16, whatever the weights are
+        looking.begin()
         with inside(self.autocast, x.device):
             out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
         return out.to(x.dtype)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.nets.looking import Kind, attended
 from reverie.nets.norm import GroupNorm
 from reverie.nets.precision import Linear
 
@@ -158,12 +159,16 @@ class ResBlock(nn.Module):
         return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kind: Kind = "self", text: int = 0) -> Tensor:
     """Attention of q (B, heads, L, E) to k and v (B, heads, M, E); mask broadcasts to (B, heads, L, M), True = look.
 
-    Where nothing may be looked at the answer is 0. Small tables on a CPU are multiplied out: the fused kernel's backward
-    pass is several times slower there.
+    Where nothing may be looked at the answer is 0. kind, text: as of `Site`, for those who look in.
     """
+    return attended(_attend, q, k, v, mask, kind, text)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Small tables on a CPU are multiplied out: the fused kernel's backward pass is several times slower there."""
     small = q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SMALL and torch.is_grad_enabled()
     if small and not torch.compiler.is_compiling():
         weight = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -196,9 +201,10 @@ class Attention(nn.Module):
         self.out = zeroed(Linear(dim, dim), zero)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        kind: Kind = "self" if context is None else "cross"
         context = x if context is None else context
         q, k, v = (self._split(y) for y in (self.q(x), self.k(context), self.v(context)))  # (B, heads, L, width)
-        y = attend(q, k, v, None if mask is None else mask[:, None, None, :])
+        y = attend(q, k, v, None if mask is None else mask[:, None, None, :], kind)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 

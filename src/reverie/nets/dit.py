@@ -11,6 +11,7 @@ Where tokens are given each block also attends to them between the two, through 
 et al., arXiv:2310.00426). A class enters as the vector: a row of a table that lives with the encoders.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, check_tokens, expect, mlp, zeroed
+from reverie.nets.looking import added, check_residuals, layered
 from reverie.nets.precision import Linear, exact
 
 
@@ -137,7 +139,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(x, t, vector=, tokens=, mask=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W)."""
+    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W)."""
 
     block: type[DiTBlock] = DiTBlock
 
@@ -181,17 +183,18 @@ class DiT(nn.Module):
         vector: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
-        residuals: None = None,
+        residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """residuals must be None: there are no skips to add them to."""
+        """residuals: tensors (B, L, D) to add to the L patches after each block, at most one per block (arXiv:2401.05252)."""
         c = self.config
-        self._check(x, t, tokens, mask, residuals)
+        self._check(x, t, tokens, mask)
         h = self.stem(x)  # (B, D, h, w)
         rows, columns = h.shape[2:]
+        check_residuals(residuals, c.depth, rows * columns, c.width)
         h = h.flatten(2).transpose(1, 2) + self._positions(rows, columns).to(h.dtype)  # (B, L, D)
         emb = F.silu(self._embed(t, vector, x.shape[0]))
-        for block in self.blocks:
-            h = block(h, emb, tokens, mask)
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, emb, tokens, mask), more)
         shift, scale = self.adapt(emb)[:, None].chunk(2, -1)
         y = self.head(modulate(plain_norm(h), shift, scale))  # (B, L, p p out)
         return unpatched(y, rows, columns, c.patch)
@@ -209,12 +212,10 @@ class DiT(nn.Module):
         expect("vector", vector, batch, self.config.vector_dim or self.config.width)
         return emb + (vector if self.vector is None else self.vector(vector))
 
-    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: None) -> None:
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
         c = self.config
         expect("x", x, None, c.in_channels, None, None)
         expect("t", t, x.shape[0])
         if x.shape[2] % c.patch or x.shape[3] % c.patch:
             raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
         check_tokens(tokens, mask, x.shape[0], c.context_dim)
-        if residuals is not None:
-            raise ValueError("residuals: this net has no skips to add them to")

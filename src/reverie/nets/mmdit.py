@@ -20,6 +20,7 @@ and turns the k-th pair of entries of queries and keys by an angle instead (rota
 where a entries of each head belong to each coordinate. A net distilled from guidance is told the scale as a second clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import TimeEmbedding, check_tokens, expect, mlp, zeroed
 from reverie.nets.dit import positions, unpatched
+from reverie.nets.looking import added, check_residuals, layered
 from reverie.nets.mmdit_blocks import Adapted, JointBlock, SingleBlock, rotations
 from reverie.nets.precision import Linear
 
@@ -141,27 +143,30 @@ class MMDiT(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         guidance: Tensor | None = None,
-        residuals: None = None,
+        residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """tokens (B, L, context_dim), None for no text; mask (B, L) bool, True = real; guidance (B,): the scale itself.
 
-        residuals must be None: there are no skips to add them to.
+        residuals: tensors (B, rows, D) to add to the picture after each block, at most one per block: the joint ones first.
         """
         c = self.config
-        self._check(x, t, tokens, mask, residuals)
+        self._check(x, t, tokens, mask)
         rows, columns = x.shape[2] // c.patch, x.shape[3] // c.patch
+        check_residuals(residuals, c.depth + c.single, rows * columns, c.width)
         h = self._enter(x, rows, columns)
         text = self.context(h.new_zeros(len(x), 0, c.context_dim) if tokens is None else tokens)
         emb = F.silu(self._embed(t, vector, guidance, len(x)))
         turn = rotations(rows, columns, text.shape[1], c.axes, x.device) if c.axes else None
         seen = None if mask is None else F.pad(mask, (0, rows * columns), value=True)[:, None, None]
-        for block in self.joint:
+        for block, more in layered(self.joint, residuals):
             h, text = block(h, text, emb, seen, turn)
+            h = added(h, more)
         if c.single:
+            n = text.shape[1]
             h = torch.cat((text, h), 1)
-            for block in self.single:
-                h = block(h, emb, seen, turn)
-            h = h[:, text.shape[1] :]
+            for block, more in layered(self.single, residuals, c.depth):
+                h = added(block(h, emb, seen, turn, n), more, n)
+            h = h[:, n:]
         return self._leave(self.head(self.norm(h, emb)), rows, columns)
 
     def _enter(self, x: Tensor, rows: int, columns: int) -> Tensor:
@@ -194,7 +199,7 @@ class MMDiT(nn.Module):
         expect("vector", vector, batch, self.config.vector_dim or self.config.width)
         return emb + (vector if self.vector is None else self.vector(vector))
 
-    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, residuals: None) -> None:
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
         c = self.config
         expect("x", x, None, c.in_channels, None, None)
         expect("t", t, x.shape[0])
@@ -203,5 +208,3 @@ class MMDiT(nn.Module):
         if c.axes is None and max(x.shape[2:]) > c.table * c.patch:
             raise ValueError(f"x: positions are stored for up to {c.table * c.patch} pixels each way, got {tuple(x.shape[2:])}")
         check_tokens(tokens, mask, x.shape[0], c.context_dim)
-        if residuals is not None:
-            raise ValueError("residuals: this net has no skips to add them to")

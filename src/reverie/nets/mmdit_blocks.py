@@ -68,10 +68,13 @@ class Heads(nn.Module):
         return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
 
 
-def together(parts: Sequence[Projected], seen: Tensor | None = None) -> Tensor:
-    """Attention over the rows of all parts, one after the other: (B, L, D); seen (B, 1, 1, L), True = may be looked at."""
+def together(parts: Sequence[Projected], seen: Tensor | None = None, text: int = 0) -> Tensor:
+    """Attention over the rows of all parts, one after the other: (B, L, D); seen (B, 1, 1, L), True = may be looked at.
+
+    text: how many of the first rows are of the text.
+    """
     q, k, v = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True), [2, 2, 2])
-    return attend(q, k, v, seen).transpose(1, 2).flatten(2)
+    return attend(q, k, v, seen, "joint" if text else "self", text).transpose(1, 2).flatten(2)
 
 
 class Stream(nn.Module):
@@ -139,7 +142,7 @@ class JointBlock(nn.Module):
         n = text.shape[1]
         turn = None if turn is None else turn[:, n:]
         (a, told), (b, said) = self.image.enter(x, c, turn), self.text.enter(text, c)
-        y = together((b, a), seen)  # (B, L + N, D)
+        y = together((b, a), seen, n)  # (B, L + N, D)
         # rows that do not lie in one piece get their bias after rounding, and only those of a single sample always do
         x = self.image.leave(x, y[:, n:].contiguous(), told, turn)
         return x, self.text.leave(text, y[:, :n].contiguous(), said) if isinstance(self.text, Stream) else text
@@ -155,9 +158,10 @@ class SingleBlock(nn.Module):
         self.heads = Heads(width, heads, rms, back=False)
         self.up, self.out = Linear(width, 4 * width), Linear(5 * width, width)
 
-    def forward(self, x: Tensor, c: Tensor, seen: Tensor | None, turn: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, seen: Tensor | None, turn: Tensor | None, text: int = 0) -> Tensor:
+        """text: how many of the first rows of x (B, L, D) are of the text."""
         s, m, g = self.adapt(c)[:, None].chunk(3, -1)
         h = modulate(plain_norm(x), s, m)
-        y = together([self.heads(h, turn)], seen)
+        y = together([self.heads(h, turn)], seen, text)
         hidden = F.gelu(self.up(h), approximate=self.gelu)
         return torch.addcmul(x, g, self.out(torch.cat((y, hidden), -1)))

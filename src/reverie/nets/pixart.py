@@ -9,6 +9,7 @@ The larger net is also told the picture's height and width, and their ratio: eac
 vector that is added to the time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, expect, zeroed
 from reverie.nets.dit import modulate, plain_norm, positions
+from reverie.nets.looking import added, check_residuals, layered
 from reverie.nets.precision import Linear
 from reverie.nets.single import SingleAdapt, SingleHead, begin, caption_layers, check_inputs, table
 
@@ -120,17 +122,19 @@ class PixArt(nn.Module):
         vector: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
+        residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
         c = self.config
         tokens = check_inputs(x, t, tokens, mask, c.in_channels, c.patch, c.context_dim)
         h = self.stem(x)  # (B, D, h, w)
         rows, columns = h.shape[2:]
+        check_residuals(residuals, c.depth, rows * columns, c.width)
         where = positions(rows, columns, c.width, size=c.span, device=x.device)
         h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)  # (B, L, D)
         emb, shared = self.adapt(t, self._told(vector, x.shape[0]))
         caption = self.captions(tokens)
-        for block in self.blocks:
-            h = block(h, shared, caption, mask)
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, shared, caption, mask), more)
         out: Tensor = self.head(h, emb, rows, columns)
         return out
 

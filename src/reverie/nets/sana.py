@@ -13,6 +13,7 @@ mixes neighbours by a convolution of 3x3 in each channel; there are no positions
 The blocks are otherwise those of `pixart`; the caption's tokens are normed. Sana 1.5 (arXiv:2501.18427) norms queries and keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import attend, rows, zeroed
 from reverie.nets.dit import modulate, plain_norm, positions
+from reverie.nets.looking import added, attended, check_residuals, layered
 from reverie.nets.mmdit_blocks import RMSNorm
 from reverie.nets.precision import Linear, inside
 from reverie.nets.single import SingleAdapt, SingleHead, begin, caption_layers, check_inputs, table
@@ -76,13 +78,19 @@ class SanaAttention(nn.Module):
         source = x if caption is None else caption
         parts = (self.norm_q(self.q(x)), self.norm_k(self.k(source)), self.v(source))
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in parts)  # (B, heads, L, E)
-        y = linear(q, k, v) if caption is None else attend(q, k, v, None if mask is None else mask[:, None, None])
+        if caption is None:
+            y = attended(linear, q, k, v, None, "self", softmax=False)
+        else:
+            y = attend(q, k, v, None if mask is None else mask[:, None, None], "cross")
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
-def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Equation (1) for (B, heads, L, E); 0 where no key answers. The sums run over all tokens: in float32 at least."""
+def linear(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Equation (1) for (B, heads, L, E); 0 where no key answers. The sums run over all tokens: in float32 at least.
+
+    mask: none, since every key is looked at.
+    """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     with inside(None, q.device):
         p, r, w = F.relu(q).to(wide), F.relu(k).to(wide), v.to(wide)
@@ -150,6 +158,7 @@ class Sana(nn.Module):
         vector: None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
+        residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """vector must be None: nothing but time and caption is told."""
         c = self.config
@@ -158,12 +167,13 @@ class Sana(nn.Module):
             raise ValueError("vector: this net is told nothing but time and caption")
         h = self.stem(x)  # (B, D, h, w)
         height, width = h.shape[2:]
+        check_residuals(residuals, c.depth, height * width, c.width)
         h = h.flatten(2).transpose(1, 2)  # (B, L, D)
         if c.span is not None:
             h = h + positions(height, width, c.width, size=c.span, device=x.device).to(h.dtype)
         emb, shared = self.adapt(t)
         caption = self.caption_norm(self.captions(tokens))
-        for block in self.blocks:
-            h = block(h, shared, caption, mask, height)
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, shared, caption, mask, height), more)
         out: Tensor = self.head(h, emb, height, width)
         return out

@@ -34,6 +34,7 @@ from reverie.nets.blocks import (
     mlp,
     zeroed,
 )
+from reverie.nets.looking import passed
 from reverie.nets.norm import GroupNorm
 
 
@@ -115,7 +116,7 @@ class Level(nn.Module):
     def step(self, i: int, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         """The i-th residual block and its attention."""
         x = self.res[i](x, emb)
-        return self.attention[i](x, tokens, mask) if len(self.attention) else x
+        return self.attention[i](x, tokens, mask) if len(self.attention) and not passed() else x
 
     def leave(self, x: Tensor, emb: Tensor) -> Tensor:
         """The change of resolution, where there is one."""
@@ -193,7 +194,7 @@ class Descent(nn.Module):
                 h = level.leave(h, emb)
                 skips.append(h)
         h = self.middle.step(0, h, emb, None, None)
-        h = h if self.bottom is None else self.bottom(h, tokens, mask)
+        h = h if self.bottom is None or passed() else self.bottom(h, tokens, mask)
         return self.middle.step(1, h, emb, None, None), skips
 
     def _check(self, x: Tensor, t: Tensor) -> None:
