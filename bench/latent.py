@@ -39,7 +39,8 @@ from reverie.systems.recipes import RECIPES
 from reverie.systems.shipped import open_reader
 from reverie.systems.weights import load
 from reverie.tasks.evaluate import array
-from reverie.tasks.generate import run, settle, to_images
+from reverie.tasks.generate import run, to_images
+from reverie.tasks.settings import settle
 from reverie.tasks.train import Session
 from reverie.train.jobs import to_signal
 

@@ -25,7 +25,8 @@ from reverie.solve import named, rehearse
 from reverie.solve.table import ROWS
 from reverie.systems.shipped import open_model, open_reader
 from reverie.tasks.evaluate import array
-from reverie.tasks.generate import run, settle
+from reverie.tasks.generate import run
+from reverie.tasks.settings import settle
 
 NFES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 50)
 LEFT = ("ddpm-learned", "rk23", "rk45", "adaptive-sde", "langevin")  # ask for a learnt variance, or for hundreds of evaluations

@@ -43,7 +43,9 @@ from diffusers import (  # noqa: E402
 
 from reverie.systems.opening import Opening  # noqa: E402
 from reverie.systems.shipped import open_model  # noqa: E402
-from reverie.tasks.generate import guided, plan, run, settle  # noqa: E402
+from reverie.tasks.generate import run  # noqa: E402
+from reverie.tasks.settings import settle  # noqa: E402
+from reverie.tasks.start import begun, plan  # noqa: E402
 
 STEPS, SIDE = 4, 256
 PROMPT = "a red fox in 2 hats"
@@ -161,7 +163,8 @@ def forwards(pipe, system, settings):
     draw_theirs(pipe, output_type="latent")
     net.forward = forward
     args, kwargs = held[0]
-    model, cond = guided(system, settings, [PROMPT])
+    start = begun(system, settings)
+    model, cond = start.model, start.told
     grid = plan(system, settings)[1]
     x = torch.randn(1, *system.codec.shape(SIDE, SIDE))
 

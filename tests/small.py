@@ -9,7 +9,8 @@ from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System
-from reverie.tasks.generate import run, settle
+from reverie.tasks.generate import run
+from reverie.tasks.settings import settle
 
 WORDS = ("a", "bald", "hair", "man", "micah", "red", "style", "with")
 

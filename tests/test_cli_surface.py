@@ -18,7 +18,7 @@ from reverie.cli.tune import Tune
 from reverie.errors import UserError
 from reverie.systems.opening import Opening
 from reverie.systems.recipes import RECIPES
-from reverie.tasks.generate import Settings
+from reverie.tasks.settings import Settings
 from reverie.train import Training
 
 

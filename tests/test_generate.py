@@ -24,7 +24,9 @@ from reverie.rng import Rng
 from reverie.systems import load, save
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import metadata
-from reverie.tasks.generate import alone, generate, plan, settle, steps, to_images
+from reverie.tasks.generate import generate, steps, to_images
+from reverie.tasks.settings import settle
+from reverie.tasks.start import alone, plan
 
 SYSTEM = small_system()
 

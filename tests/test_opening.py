@@ -25,7 +25,8 @@ from reverie.systems.foreign import open_folder
 from reverie.systems.opening import Opening
 from reverie.systems.placing import compiled, placed
 from reverie.systems.shipped import open_model
-from reverie.tasks.generate import generate, run, settle
+from reverie.tasks.generate import generate, run
+from reverie.tasks.settings import settle
 
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
 PLAIN = {"precision": "float32"}

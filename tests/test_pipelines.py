@@ -19,7 +19,8 @@ from reverie.systems.flux.prompt import PromptFlux
 from reverie.systems.foreign import open_folder, write_folder
 from reverie.systems.published import SYSTEMS
 from reverie.systems.system import refined
-from reverie.tasks.generate import Preview, run, settle
+from reverie.tasks.generate import Preview, run
+from reverie.tasks.settings import settle
 
 SIZE = (32, 64)
 PROMPT, NEGATIVE = "a red fox, 2 hats", "rain"

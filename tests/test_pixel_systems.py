@@ -39,7 +39,8 @@ from reverie.systems.foreign import open_file, open_folder, write_folder
 from reverie.systems.names import taken
 from reverie.systems.stable_diffusion import original
 from reverie.systems.weights import build_denoiser, denoiser_card
-from reverie.tasks.generate import Preview, generate, run, settle
+from reverie.tasks.generate import Preview, generate, run
+from reverie.tasks.settings import settle
 
 
 @pytest.fixture(autouse=True)

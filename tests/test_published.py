@@ -22,7 +22,7 @@ from reverie.systems.names import taken
 from reverie.systems.opening import Opening
 from reverie.systems.published import ENCODERS, NETS, SYSTEMS
 from reverie.systems.weights import build_net
-from reverie.tasks.generate import SIZED
+from reverie.tasks.start import SIZED
 
 
 def clip(width, layers, hidden, act, projected):

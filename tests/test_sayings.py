@@ -15,7 +15,8 @@ from reverie.cli.generate import unheeded
 from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.systems.foreign import open_folder, write_folder
-from reverie.tasks.generate import notes, settle
+from reverie.tasks.generate import notes
+from reverie.tasks.settings import settle
 
 SYSTEM = small_system()
 

@@ -13,7 +13,7 @@ from reverie.cli.parse import parse
 from reverie.measure.report import table
 from reverie.systems.shipped import open_model
 from reverie.tasks.evaluate import evaluate
-from reverie.tasks.generate import wanted
+from reverie.tasks.settings import wanted
 
 
 @dataclass(frozen=True)

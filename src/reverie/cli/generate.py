@@ -21,7 +21,8 @@ from reverie.systems import System
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import TUNED, Picture, Preview, Settings, meant, notes, run, wanted
+from reverie.tasks.generate import Picture, Preview, notes, run
+from reverie.tasks.settings import TUNED, Settings, meant, wanted
 
 TAKEN = (
     "style",

@@ -82,7 +82,10 @@ class Path:
 
     def prior(self, shape: Sequence[int], t: Tensor | float = 1.0, *, rng: Rng, spread: float = 0.0) -> Tensor:
         """x_t (B, ...) when nothing is known of the data, or when it is N(0, spread^2)."""
-        n = self.noise(shape, rng.fold("prior"))
+        return self.spread(self.noise(shape, rng.fold("prior")), t, spread)
+
+    def spread(self, n: Tensor, t: Tensor | float, spread: float = 0.0) -> Tensor:
+        """The same with the noise given."""
         alpha, sigma = self(t)
         return like((alpha**2 * spread**2 + sigma**2).sqrt(), n) * n
 

@@ -27,7 +27,9 @@ from reverie.measure.report import aligned
 from reverie.solve import rehearse
 from reverie.systems import System, open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import Diverged, Picture, Preview, Settings, plan, run, wanted
+from reverie.tasks.generate import Diverged, Picture, Preview, run
+from reverie.tasks.settings import Settings, wanted
+from reverie.tasks.start import plan
 
 AXES = ("solver", "steps", "guidance", "grid", "seed", "style", "negative", "prompt", "model")
 LONG = "dpmpp-3m"  # of 100 steps: as near to the limit as Heun's 199 evaluations, also where lam(1) is infinite, at half the cost

@@ -17,8 +17,9 @@ from reverie.errors import UserError
 from reverie.measure.agreement import Agreement, shown
 from reverie.measure.report import Row, Yardstick, noise
 from reverie.systems import System
-from reverie.tasks.generate import Picture, run, settle
+from reverie.tasks.generate import Picture, run
 from reverie.tasks.judges import JUDGES, Judge, Real
+from reverie.tasks.settings import settle
 
 Progress = Callable[[int, int], object]
 

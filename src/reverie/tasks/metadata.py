@@ -19,7 +19,8 @@ from reverie.files import write_whole
 from reverie.solve import called
 from reverie.solve.names import grid_called, grid_of
 from reverie.systems.system import System
-from reverie.tasks.generate import Picture, Settings, meant
+from reverie.tasks.generate import Picture
+from reverie.tasks.settings import Settings, meant
 
 COMPARISON = "reverie-compare"  # the text of a picture that holds many, of several settings
 LIMIT = 1_000_000  # characters of text read from a picture

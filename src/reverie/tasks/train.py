@@ -28,7 +28,8 @@ from reverie.process.grids import GRIDS
 from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
-from reverie.tasks.generate import generate, meant, to_images
+from reverie.tasks.generate import generate, to_images
+from reverie.tasks.settings import meant
 from reverie.train.ema import combine, split
 from reverie.train.loop import Finishing, Key, Progress, Run, Showing, Training, fit
 

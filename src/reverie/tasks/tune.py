@@ -31,7 +31,8 @@ from reverie.solve.linear import knot
 from reverie.solve.tuned import DEPTH
 from reverie.systems import System
 from reverie.systems.shipped import beside
-from reverie.tasks.generate import Settings, guided
+from reverie.tasks.settings import Settings
+from reverie.tasks.start import begun
 
 FINE = 64
 """Steps of the long run."""
@@ -89,7 +90,8 @@ def tune(system: System, nfe: Sequence[int], samples: int = 32, seed: int = 0) -
 def long_run(system: System, samples: int, seed: int) -> Teacher:
     """The model's own path from noise to pictures, with its default guidance."""
     texts = _prompts(system, samples)
-    model, cond = guided(system, Settings(prompt=tuple(texts)).filled(system), texts)
+    start = begun(system, Settings(prompt=tuple(texts), batch=samples).filled(system))
+    model, cond = start.model, start.told
     path, rng = system.denoiser.path, Rng.of(seed, samples)
     x = path.prior((samples, *system.codec.shape(*system.defaults.size)), rng=rng, spread=1.0)
     grid = rebuild(parse(system.defaults.grid), GRIDS, "grid")(path, FINE)

@@ -1,0 +1,169 @@
+"""What a batch of pictures is drawn from. A task is a function from one `Start` to another: that is all it can do, and so every
+task works on every system, with every solver, and with every other task.
+
+    x_t = alpha(t) source + sigma(t) noise    at the grid's first time t, or without a source
+    x_t = sqrt(alpha(t)^2 + sigma(t)^2) noise                                                                     (1)
+
+is traced with `model` under `told`; what is decoded goes through `finish`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from reverie.card import Card, parse, rebuild
+from reverie.denoiser import Cond, Model, OneByOne
+from reverie.errors import UserError
+from reverie.guide import cfg
+from reverie.guide.experts import Experts, Heard
+from reverie.process.grids import GRIDS
+from reverie.rng import Rng
+from reverie.solve import Solver, named
+from reverie.systems.system import System
+from reverie.tasks.settings import TUNED, Settings
+
+SIZED = ("flux_shift", "sd3_shift")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A batch before its first step.
+
+    system, settings: what is drawn with, the settings filled. said: the prompt of each picture, with the style. first: its first
+    picture's place among all that were asked for; total: how many these are. denoiser: what hears cond and negative, before
+    guidance. noise (B, ...): of deviation 1. source (1 or B, ...): points of the diffusion's space to begin near, or None.
+    around: put around the guided model, the first innermost. finish: done to the decoded pictures (B, C, H, W), in order.
+    refiner: the same of the system that draws the end of the way; it shares noise, grid and solver.
+    """
+
+    system: System
+    settings: Settings
+    said: tuple[Any, ...]
+    first: int
+    total: int
+    denoiser: Model
+    cond: Cond | None
+    negative: Cond | None
+    noise: Tensor
+    rng: Rng
+    solver: Solver
+    grid: Tensor
+    source: Tensor | None = None
+    around: tuple[Callable[[Model], Model], ...] = ()
+    finish: tuple[Callable[[Tensor], Tensor], ...] = ()
+    refiner: "Start | None" = None
+
+    @property
+    def guided(self) -> Model:
+        """The denoiser with its guidance."""
+        scale = _scale(self.settings)
+        if self.negative is None or scale == 1 or getattr(self.system.denoiser, "guided", False):
+            return self.denoiser
+        return cfg(self.denoiser, scale, self.negative)
+
+    @property
+    def model(self) -> Model:
+        """What is traced."""
+        first = self.guided
+        if self.refiner is not None:
+            first = Experts(first, self.refiner.guided, 1 - self.settings.handover)
+        return reduce(lambda model, wrap: wrap(model), self.around, first)
+
+    @property
+    def told(self) -> Any:
+        """The condition it is traced under."""
+        return self.cond if self.refiner is None else Heard(self.cond, self.refiner.cond)
+
+    @property
+    def x(self) -> Tensor:
+        """Equation (1)."""
+        path, t = self.system.denoiser.path, self.grid[0]
+        x = path.spread(self.noise, t, 1.0) if self.source is None else path.mix(self.rows(self.source), self.noise, t)
+        return x.to(getattr(self.system.denoiser, "place", x.device))
+
+    def rows(self, v: Tensor) -> Tensor:
+        """What belongs to this batch of v (1 or total, ...): one thing for all pictures, or one for each."""
+        count = len(self.said)
+        return v.expand(count, *v.shape[1:]) if len(v) == 1 else v[self.first : self.first + count]
+
+    def hear(self, change: Callable[[Cond], Cond]) -> "Start":
+        """With a change of the condition and of the negative one."""
+        cond, negative = (change(Cond() if c is None else c) for c in (self.cond, self.negative))
+        return replace(self, cond=cond, negative=None if self.negative is None else negative)
+
+    def put(self, *around: Callable[[Model], Model]) -> "Start":
+        """With something more around the model."""
+        return replace(self, around=(*self.around, *around))
+
+
+Task = Callable[[Start], Start]
+
+
+def begun(system: System, settings: Settings, tasks: Sequence[Task] = (), first: int = 0) -> Start:
+    """The batch that begins with picture `first`, with everything the settings and the tasks ask for."""
+    solver, grid = plan(system, settings)
+    asked = settings.prompts()
+    said = tuple(settings.said(p) for p in asked[first : first + settings.batch])
+    rng = Rng.of(settings.seed + first, len(said))
+    noise = system.denoiser.path.noise((len(said), *system.codec.shape(*settings.size)), rng.fold("prior"))
+    common: dict[str, Any] = {"settings": settings, "said": said, "first": first, "total": len(asked)}
+    common |= {"noise": noise, "rng": rng, "solver": solver, "grid": grid}
+    second = None if system.refiner is None else Start(system=system.refiner, **_heard(system.refiner, settings, said), **common)
+    start = Start(system=system, **_heard(system, settings, said), **common, refiner=second)
+    return reduce(lambda start, task: task(start), tasks, start)
+
+
+def _heard(system: System, settings: Settings, said: Sequence[Any]) -> dict[str, Any]:
+    """The denoiser with what it is told."""
+    model: Any = OneByOne(system.denoiser) if settings.strict else system.denoiser
+    if (encoder := system.prompt_encoder) is None:
+        if any(t != "" for t in said):
+            raise UserError(f"{system.name} is unconditional: it takes no prompt")
+        return {"denoiser": model, "cond": None, "negative": None}
+    cond, negative, scale = alone(encoder, said, settings.size), None, _scale(settings)
+    if getattr(system.denoiser, "guided", False):
+        cond = replace(cond, guidance=torch.full((len(said),), scale))
+    elif scale != 1:
+        negative = alone(encoder, [settings.negative] * len(said), settings.size, against=True)
+    return {"denoiser": model, "cond": cond, "negative": negative}
+
+
+def _scale(settings: Settings) -> float:
+    return 1.0 if settings.guidance is None else float(settings.guidance)
+
+
+def alone(encoder: Any, texts: Sequence[Any], size: tuple[int, int], against: bool = False) -> Cond:
+    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them.
+
+    against: the prompts are negative; a few encoders say those in another way.
+    """
+    hear = getattr(encoder, "against", encoder.prompts) if against else encoder.prompts
+    each = {text: hear([text], size) for text in dict.fromkeys(texts)}
+    return Cond.cat([each[text] for text in texts])
+
+
+def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:
+    """The solver and the times of the steps; an impossible one is a UserError."""
+    if settings.solver == TUNED:
+        tuned = system.tuned.get(settings.steps or 0)
+        if tuned is None:
+            known = f", only to {', '.join(map(str, sorted(system.tuned)))}" if system.tuned else ""
+            raise UserError(f"{system.name} has no solver tuned to {settings.steps} steps{known}: make one with `reverie tune`")
+        return tuned, torch.tensor(tuned.knots, dtype=torch.float64)
+    return named(settings.solver or "")[0], gridded(system, settings, settings.steps or 0)
+
+
+def gridded(system: System, settings: Settings, steps: int) -> Tensor:
+    """The times of so many steps on the grid of the settings."""
+    card = parse(settings.grid or "")
+    return rebuild(_sized(card, settings), GRIDS, "grid")(system.denoiser.path, steps)
+
+
+def _sized(card: Card, settings: Settings) -> Card:
+    """A grid that depends on the size of the picture is told it."""
+    return {"width": settings.width, "height": settings.height, **card} if card["name"] in SIZED else card
