@@ -29,6 +29,11 @@ class Codec(Protocol):
         """Pixels that one place of z stands for, each way."""
         ...
 
+    @property
+    def channels(self) -> int:
+        """Of the pictures: 3 in colours, 1 in grey; 0 where nothing is encoded."""
+        ...
+
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """(C, H, W) of z for pictures of this size."""
         ...
@@ -62,7 +67,7 @@ class Pixels(nn.Module):
 class Points(nn.Module):
     """Points (B, 2) of the plane, not pictures; each is drawn as a dot."""
 
-    factor = 1
+    factor, channels = 1, 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +97,7 @@ class Shrunk(nn.Module):
 
     def __init__(self, net: UpsamplerConfig) -> None:
         super().__init__()
-        self.net, self.factor = Upsampler(net), net.factor
+        self.net, self.factor, self.channels = Upsampler(net), net.factor, net.in_channels
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (self.net.config.in_channels, *_divided(height, width, self.factor))
@@ -135,7 +140,7 @@ class Latent(nn.Module):
 
     def __init__(self, net: AutoencoderConfig | VQConfig | DCAEConfig) -> None:
         super().__init__()
-        self.net, self.factor = NETS[type(net)](net), net.factor
+        self.net, self.factor, self.channels = NETS[type(net)](net), net.factor, net.in_channels
         self.register_buffer("shift", torch.zeros(net.latent))
         self.register_buffer("scale", torch.ones(net.latent))
 

@@ -21,7 +21,6 @@ scaled so that the shorter side is `size`, and cut to the middle `size` x `size`
 
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from reverie.data.picture_file import MAX_PIXELS, read_picture
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-MAX_PIXELS = 50_000_000
 _MAX_CAPTION = 100_000  # bytes
 
 
@@ -47,35 +46,13 @@ class _Found:
     problems: list[str] = field(default_factory=list)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 and 32 bits a sample
-        levels = np.asarray(image, np.float64)
-        top = 65535.0 if image.mode != "F" and levels.max(initial=0) > 255 else 255.0 if levels.max(initial=0) > 1 else 1.0
-        levels = np.nan_to_num(levels / top)
-        return Image.fromarray((np.clip(levels, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
 def open_picture(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(3, size, size) uint8. Raises UserError, naming the file, where it cannot be used (see above)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of bombs smaller than our limit
-            with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    raise UserError(f"{path}: {image.width}x{image.height} is over the limit of {max_pixels} pixels, skipped")
-                upright = ImageOps.exif_transpose(image)
-                square = ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.LANCZOS)
-    except UserError:
-        raise
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: far more than {max_pixels} pixels, skipped") from None
-    except Exception as error:  # a decoder may raise anything on garbage, and one bad file must not end the reading
-        raise UserError(f"{path}: cannot be decoded ({type(error).__name__}), skipped") from None
-    return np.asarray(square).transpose(2, 0, 1)
+        image = read_picture(path, max_pixels)
+    except UserError as error:
+        raise UserError(f"{error}, skipped") from None
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
 
 def _is_picture(path: Path) -> bool:

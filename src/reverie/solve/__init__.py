@@ -18,6 +18,7 @@ from reverie.solve.ancestral import Learned as Learned
 from reverie.solve.ancestral import Renoise as Renoise
 from reverie.solve.brownian import Brownian as Brownian
 from reverie.solve.churn import Churn as Churn
+from reverie.solve.churn import Resampled as Resampled
 from reverie.solve.churn import Restart as Restart
 from reverie.solve.corrected import Corrected as Corrected
 from reverie.solve.corrected import sa_solver as sa_solver

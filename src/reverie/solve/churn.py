@@ -1,4 +1,4 @@
-"""Solvers that go back up: EDM's stochastic churn before each step, and Restart after some."""
+"""Solvers that go back up: EDM's stochastic churn before each step, Restart after some, and RePaint's jumps after every few."""
 
 import itertools
 import math
@@ -101,20 +101,9 @@ class Restart:
                 continue
             rows = torch.tensor([k for k, pair in enumerate(pairs) if pair == (begin, end)])
             own = None if cond is None else cond[rows.to(x.device)]
-            x = x.index_copy(0, rows.to(x.device), self._again(model, x[rows.to(x.device)], grid, own, rng.take(rows.tolist())))
+            new = again(self.solver, model, x[rows.to(x.device)], grid, self.times, own, rng.take(rows.tolist()))
+            x = x.index_copy(0, rows.to(x.device), new)
         return x, state
-
-    def _again(self, model: Model, x: Tensor, grid: Tensor, cond: Cond | None, rng: Rng) -> Tensor:
-        """Up to the first of `grid` and down to its last, `times` times."""
-        (alpha_top, sigma_top), (alpha, sigma) = model.path(grid[0]), model.path(grid[-1])
-        up = float(alpha_top / alpha)
-        fresh = math.sqrt(float(sigma_top) ** 2 - (up * float(sigma)) ** 2)
-        for k in range(self.times):
-            own = rng.fold("restart", k)
-            x, state = up * x + fresh * model.path.noise(x.shape, own.fold("up")).to(x), self.solver.init()
-            for j, (a, b) in enumerate(itertools.pairwise(grid)):
-                x, state = self.solver.step(model, x, a, b, state, cond=cond, rng=own.step(j, a, b))
-        return x
 
     def _grid(self, path: Path, s: float) -> Tensor | None:
         """Knots from `high` down to s, or None where s is not below it or is the data itself."""
@@ -126,3 +115,59 @@ class Restart:
         grid = path.t_of_lam(-(ramp**7).log())
         grid[-1] = s
         return grid
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A step from t to s by a solver's own steps along `fine`, gone `times` times more from fresh noise (arXiv 2201.09865).
+
+    Where some places are known, the others come to fit them. fine: falling times; t and s are among them.
+    """
+
+    solver: Any
+    fine: tuple[float, ...]
+    times: int
+
+    def __post_init__(self) -> None:
+        if self.times < 0 or any(s >= t for t, s in itertools.pairwise(self.fine)):
+            raise UserError(f"Resampled: times is {self.times}, which is 0 or more; fine must fall")
+
+    @property
+    def order(self) -> int:
+        return int(self.solver.order)
+
+    def init(self) -> Any:
+        return self.solver.init()
+
+    def step(
+        self, model: Model, x: Tensor, t: Tensor, s: Tensor, state: Any, *, cond: Cond | None, rng: Rng | None
+    ) -> tuple[Tensor, Any]:
+        if rng is None:
+            raise ValueError("resampling draws noise: give rng")
+        if t.ndim or s.ndim:
+            raise UserError("resampling goes along one grid: give all samples the same times")
+        knots = [k for k in self.fine if s <= k <= t]
+        if len(knots) < 2 or (knots[0], knots[-1]) != (float(t), float(s)):
+            raise ValueError("Resampled: a step begins and ends at one of its own times")
+        grid = torch.tensor(knots, dtype=torch.float64)
+        x, state = down(self.solver, model, x, grid, state, cond, rng)
+        return (again(self.solver, model, x, grid, self.times, cond, rng), self.init()) if self.times else (x, state)
+
+
+def down(solver: Any, model: Model, x: Tensor, grid: Tensor, state: Any, cond: Cond | None, rng: Rng) -> tuple[Tensor, Any]:
+    """A solver's steps along a grid."""
+    for j, (a, b) in enumerate(itertools.pairwise(grid)):
+        x, state = solver.step(model, x, a, b, state, cond=cond, rng=rng.step(j, a, b))
+    return x, state
+
+
+def again(solver: Any, model: Model, x: Tensor, grid: Tensor, times: int, cond: Cond | None, rng: Rng) -> Tensor:
+    """From the last of a grid up to its first, by fresh noise, and down again, `times` times."""
+    (alpha_top, sigma_top), (alpha, sigma) = model.path(grid[0]), model.path(grid[-1])
+    up = float(alpha_top / alpha)
+    fresh = math.sqrt(float(sigma_top) ** 2 - (up * float(sigma)) ** 2)
+    for k in range(times):
+        own = rng.fold("restart", k)
+        x = up * x + fresh * model.path.noise(x.shape, own.fold("up")).to(x)
+        x = down(solver, model, x, grid, solver.init(), cond, own)[0]
+    return x

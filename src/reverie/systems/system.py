@@ -62,22 +62,37 @@ class System:
         """Styles that may be asked for by name."""
         return tuple(self.about.get("styles", ()))
 
+    @property
+    def step(self) -> int:
+        """Height and width of a picture are multiples of this."""
+        return self.codec.factor * int(getattr(self.denoiser, "multiple", 1))
+
+    @property
+    def largest(self) -> int:
+        """The longest side of a picture, in pixels; 0 where any can be drawn."""
+        return self.codec.factor * int(getattr(self._shape, "largest", 0))
+
+    @property
+    def beside(self) -> int:
+        """Channels that the net takes beside those of the diffusion: of what it is told of a picture."""
+        has = self.codec.shape(self.step, self.step)[0]
+        return int(getattr(self._shape, "in_channels", has)) - has
+
+    @property
+    def _shape(self) -> Any:
+        return getattr(getattr(self.denoiser, "net", None), "config", None)  # a denoiser may be a formula, without a net
+
     def check_size(self, height: int, width: int) -> None:
-        """UserError unless the codec and the net can make pictures of this size, and from what is said alone."""
-        shape = getattr(getattr(self.denoiser, "net", None), "config", None)  # a denoiser may be a formula, without a net
-        step = self.codec.factor * getattr(self.denoiser, "multiple", 1)
+        """UserError unless the codec and the net can make pictures of this size."""
+        step = self.step
         if height % step or width % step:
             near = [max(round(n / step), 1) * step for n in (width, height)]
             wrong = " and ".join(f"{name} is {n}" for name, n in (("width", width), ("height", height)) if n % step)
             raise UserError(
                 f"{wrong}, but {self.name} makes pictures whose width and height are multiples of {step}: try {near[0]}x{near[1]}"
             )
-        most = self.codec.factor * getattr(shape, "largest", 0)
-        if most and max(height, width) > most:
-            raise UserError(f"{width}x{height} is too large for {self.name}, which knows places up to {most}x{most}")
-        takes, has = getattr(shape, "in_channels", None), self.codec.shape(height, width)[0]
-        if takes not in (None, has):
-            raise UserError(f"{self.name} changes pictures ({takes} channels for {has}), and makes none from words alone")
+        if self.largest and max(height, width) > self.largest:
+            raise UserError(f"{width}x{height} is too large for {self.name}, which knows places up to {self.largest}x{self.largest}")
 
 
 def refined(system: System, second: System) -> System:

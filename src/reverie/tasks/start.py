@@ -37,8 +37,9 @@ class Start:
     system, settings: what is drawn with, the settings filled. said: the prompt of each picture, with the style. first: its first
     picture's place among all that were asked for; total: how many these are. denoiser: what hears cond and negative, before
     guidance. noise (B, ...): of deviation 1. source (1 or B, ...): points of the diffusion's space to begin near, or None.
-    around: put around the guided model, the first innermost. finish: done to the decoded pictures (B, C, H, W), in order.
-    refiner: the same of the system that draws the end of the way; it shares noise, grid and solver.
+    around: put around the guided model, the first innermost, each with what it makes of the condition. finish: done to the
+    decoded pictures (B, C, H, W), in order. refiner: the same of the system that draws the end of the way; it shares noise, grid
+    and solver.
     """
 
     system: System
@@ -54,7 +55,7 @@ class Start:
     solver: Solver
     grid: Tensor
     source: Tensor | None = None
-    around: tuple[Callable[[Model], Model], ...] = ()
+    around: tuple[tuple[Callable[[Model], Model], Callable[[Any], Any]], ...] = ()
     finish: tuple[Callable[[Tensor], Tensor], ...] = ()
     refiner: "Start | None" = None
 
@@ -72,12 +73,13 @@ class Start:
         first = self.guided
         if self.refiner is not None:
             first = Experts(first, self.refiner.guided, 1 - self.settings.handover)
-        return reduce(lambda model, wrap: wrap(model), self.around, first)
+        return reduce(lambda model, pair: pair[0](model), self.around, first)
 
     @property
     def told(self) -> Any:
         """The condition it is traced under."""
-        return self.cond if self.refiner is None else Heard(self.cond, self.refiner.cond)
+        first: Any = self.cond if self.refiner is None else Heard(self.cond, self.refiner.cond)
+        return reduce(lambda cond, pair: pair[1](cond), self.around, first)
 
     @property
     def x(self) -> Tensor:
@@ -96,9 +98,9 @@ class Start:
         cond, negative = (change(Cond() if c is None else c) for c in (self.cond, self.negative))
         return replace(self, cond=cond, negative=None if self.negative is None else negative)
 
-    def put(self, *around: Callable[[Model], Model]) -> "Start":
-        """With something more around the model."""
-        return replace(self, around=(*self.around, *around))
+    def put(self, model: Callable[[Model], Model], told: Callable[[Any], Any] = lambda cond: cond) -> "Start":
+        """With something more around the model, which hears another condition."""
+        return replace(self, around=(*self.around, (model, told)))
 
 
 Task = Callable[[Start], Start]
@@ -115,7 +117,11 @@ def begun(system: System, settings: Settings, tasks: Sequence[Task] = (), first:
     common |= {"noise": noise, "rng": rng, "solver": solver, "grid": grid}
     second = None if system.refiner is None else Start(system=system.refiner, **_heard(system.refiner, settings, said), **common)
     start = Start(system=system, **_heard(system, settings, said), **common, refiner=second)
-    return reduce(lambda start, task: task(start), tasks, start)
+    start = reduce(lambda start, task: task(start), tasks, start)
+    if (more := system.beside) and (start.cond is None or start.cond.concat is None):
+        has = system.codec.shape(*settings.size)[0]
+        raise UserError(f"{system.name} changes pictures ({has + more} channels for {has}), and makes none from words alone")
+    return start
 
 
 def _heard(system: System, settings: Settings, said: Sequence[Any]) -> dict[str, Any]:

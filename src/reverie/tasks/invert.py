@@ -1,0 +1,49 @@
+"""A picture back to the noise that draws it, and from there again under other words (DDIM, arXiv:2010.02502, section 5.4).
+
+What the other words do not speak of stays nearly as it was.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reverie.card import Card
+from reverie.errors import UserError
+from reverie.process.path import like
+from reverie.solve import invert, named
+from reverie.tasks.edit import cut
+from reverie.tasks.source import card_of_picture, encoded, fitted, picture
+from reverie.tasks.start import Start, alone
+
+
+@dataclass(frozen=True)
+class Invert:
+    """The task of drawing a picture anew from its own noise. said: what the picture shows, "" = nothing is said of it.
+
+    strength: how far back it goes, as of `Edit`. The way back is DDIM's, exactly undone; forward any solver may go.
+    """
+
+    image: Any
+    said: Any = ""
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise UserError(f"strength is {self.strength}; it is a share of the way to noise, above 0 and at most 1")
+
+    @property
+    def card(self) -> Card:
+        image = picture(self.image)
+        return {"name": "invert", "image": card_of_picture(image, self.image), "said": self.said, "strength": self.strength}
+
+    def __call__(self, start: Start) -> Start:
+        system, path, count = start.system, start.system.denoiser.path, len(start.said)
+        pixels = fitted(picture(self.image), start.settings.size, system.codec.channels)
+        source, grid = encoded(system, pixels), cut(start, self.strength)
+        encoder = system.prompt_encoder
+        cond = None if encoder is None else alone(encoder, [self.said], start.settings.size)
+        solver: Any = named("ddim")[0]
+        place = getattr(system.denoiser, "place", source.device)
+        x = invert(system.denoiser, source.to(place), grid, solver, cond=cond, tolerance=1e-3).cpu()
+        alpha, sigma = path(grid[0])
+        noise = (x - like(alpha, x) * source) / like(sigma, x)
+        return replace(start, grid=grid, source=source, noise=noise.expand(count, *noise.shape[1:]))

@@ -1,0 +1,37 @@
+"""Pictures near a picture: its noise, mixed with another seed's (slerp, so that every mixture is noise again)."""
+
+from dataclasses import dataclass, replace
+
+from reverie.card import Card
+from reverie.errors import UserError
+from reverie.rng import Rng
+from reverie.solve import slerp
+from reverie.tasks.start import Start
+
+
+@dataclass(frozen=True)
+class Vary:
+    """The task of varying what a seed draws: share 0 is the seed's own picture, 1 that of `seed`; both count on from picture to
+    picture, unless one seed is kept for all (`hold`), which gives many variations of one picture."""
+
+    seed: int
+    share: float = 0.2
+    hold: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise UserError(f"the share of the other seed is {self.share}; it lies between 0 and 1")
+        if self.seed < 0:
+            raise UserError(f"the seed of the variation is {self.seed}; seeds are 0 or larger")
+
+    @property
+    def card(self) -> Card:
+        return {"name": "vary", "seed": self.seed, "share": self.share, "hold": self.hold}
+
+    def __call__(self, start: Start) -> Start:
+        path, count, shape = start.system.denoiser.path, len(start.said), start.noise.shape
+        other = path.noise(shape, Rng.of(self.seed + start.first, count).fold("prior"))
+        own = start.noise
+        if self.hold:
+            own = path.noise(shape, Rng.of([start.settings.seed] * count).fold("prior"))
+        return replace(start, noise=slerp(own, other, self.share))
