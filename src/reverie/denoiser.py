@@ -29,8 +29,13 @@ class Cond:
 
     vector (B, D): added to the time embedding. tokens (B, L, D) and mask (B, L) bool, True = real: for cross-attention.
     concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip, or to the patches, one per
-    block. guidance (B,): the scale that a net distilled from guided ones is told. What a net does not take, and an adapter around
-    it hears: hints (B, C, H, W), one picture per control; images (B, M, D), the tokens of image prompts.
+    block; inner: those that join the way down of a U-Net itself, of which an empty one is nothing. guidance (B,): the scale that a
+    net distilled from guided ones is told. What a net does not take, and an adapter around it hears: hints (B, C, H, W), one
+    picture per control; images (B, M, D), the tokens of image prompts; regions (B, R, H, W) in [0, 1], and owners (B, L) int64, the
+    region from 1 on that each token belongs to, 0 = all places.
+
+    parts: conditions in place of this one's vector, tokens and mask, whose shares (B, K, V) of the estimate are those of each of K
+    steps (1 = always), times those of each place where `places` (B, V, H, W) is filled; the other rooms are common to all.
     """
 
     vector: Tensor | None = None
@@ -38,17 +43,31 @@ class Cond:
     mask: Tensor | None = None
     concat: Tensor | None = None
     residuals: tuple[Tensor, ...] | None = None
+    inner: tuple[Tensor, ...] | None = None
     guidance: Tensor | None = None
     hints: tuple[Tensor, ...] | None = None
     images: Tensor | None = None
+    regions: Tensor | None = None
+    owners: Tensor | None = None
+    parts: "tuple[Cond, ...] | None" = None
+    shares: Tensor | None = None
+    places: Tensor | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
         """f applied to every tensor."""
 
         def each(v: Any) -> Any:
-            return None if v is None else tuple(map(f, v)) if isinstance(v, tuple) else f(v)
+            if isinstance(v, tuple):
+                return tuple(w.map(f) if isinstance(w, Cond) else f(w) for w in v)
+            return None if v is None else f(v)
 
         return Cond(**{g.name: each(getattr(self, g.name)) for g in fields(Cond)})
+
+    @property
+    def batch(self) -> int:
+        """Rows of the batch; 0 where every room is empty."""
+        rooms = (getattr(self, g.name) for g in fields(Cond))
+        return next((len(v[0] if isinstance(v, tuple) else v) for v in rooms if v is not None), 0)
 
     def __getitem__(self, rows: slice | Tensor) -> "Cond":
         """Some rows of the batch."""
@@ -60,13 +79,16 @@ class Cond:
         lengths = {c.tokens.shape[1] for c in conds if c.tokens is not None}
         if len(lengths) > 1 or len({c.mask is None for c in conds}) > 1:
             conds = [c.padded(max(lengths)) for c in conds]
+        conds = _levelled(conds)
 
         def join(values: list[Any]) -> Any:
             if all(v is None for v in values):
                 return None
             if any(v is None for v in values):
                 raise ValueError("conditions with different rooms filled cannot share a batch")
-            return tuple(map(torch.cat, zip(*values, strict=True))) if isinstance(values[0], tuple) else torch.cat(values)
+            if not isinstance(values[0], tuple):
+                return torch.cat(values)
+            return tuple(Cond.cat(v) if isinstance(v[0], Cond) else torch.cat(v) for v in zip(*values, strict=True))
 
         return Cond(**{g.name: join([getattr(c, g.name) for c in conds]) for g in fields(Cond)})
 
@@ -77,7 +99,48 @@ class Cond:
         extra = length - self.tokens.shape[1]
         mask = self.mask if self.mask is not None else torch.ones_like(self.tokens[..., 0], dtype=torch.bool)
         pad = nn.functional.pad
-        return replace(self, tokens=pad(self.tokens, (0, 0, 0, extra)), mask=pad(mask, (0, extra)))
+        owners = None if self.owners is None else pad(self.owners, (0, extra))
+        return replace(self, tokens=pad(self.tokens, (0, 0, 0, extra)), mask=pad(mask, (0, extra)), owners=owners)
+
+    @property
+    def said(self) -> "Cond":
+        """What is said in words, alone: the rooms that `parts` are instead of."""
+        return Cond(vector=self.vector, tokens=self.tokens, mask=self.mask)
+
+
+def _levelled(conds: Sequence[Cond]) -> Sequence[Cond]:
+    """The same, each with as many parts and regions as that which has the most: further ones have no share and no place."""
+    most = max((len(c.parts) for c in conds if c.parts is not None), default=0)
+    if most:
+        steps = max(c.shares.shape[1] for c in conds if c.shares is not None)
+        size = next((c.places.shape[2:] for c in conds if c.places is not None), None)
+        conds = [_parted(c, most, steps, size) for c in conds]
+    regions = [c.regions for c in conds if c.regions is not None]
+    if regions:
+        most, size = max(r.shape[1] for r in regions), regions[0].shape[2:]
+        conds = [_placed(c, most, size) for c in conds]
+    return conds
+
+
+def _parted(c: Cond, most: int, steps: int, size: Sequence[int] | None) -> Cond:
+    parts = c.parts or (c.said,)
+    extra, rows = most - len(parts), c.batch
+    shares = torch.ones(rows, 1, 1, dtype=torch.float64) if c.shares is None else c.shares
+    shares = nn.functional.pad(shares if shares.shape[1] == steps else shares.expand(-1, steps, -1), (0, extra))
+    places = c.places
+    if size is not None:
+        places = torch.ones(rows, len(parts), *size) if places is None else places
+        places = torch.cat([places, places.new_zeros(rows, extra, *size)], 1)
+    return replace(c, parts=(*parts, *[parts[0]] * extra), shares=shares, places=places)
+
+
+def _placed(c: Cond, most: int, size: Sequence[int]) -> Cond:
+    if c.tokens is None:
+        raise ValueError("regions by attention in a batch with a condition without tokens")
+    regions = c.tokens.new_zeros(c.batch, 0, *size) if c.regions is None else c.regions
+    owners = torch.zeros(c.tokens.shape[:2], dtype=torch.int64) if c.owners is None else c.owners
+    regions = torch.cat([regions, regions.new_zeros(c.batch, most - regions.shape[1], *size)], 1)
+    return replace(c, regions=regions, owners=owners)
 
 
 class Model(Protocol):
@@ -108,9 +171,9 @@ def c_noise() -> Clock:
 
 
 CLOCKS = (log_snr, timestep, c_noise)
-INPUTS = ("vector", "tokens", "mask", "residuals", "guidance")
+INPUTS = ("vector", "tokens", "mask", "residuals", "inner", "guidance")
 """What of a condition is handed to the net by name; `concat` goes in beside x."""
-ADAPTED = ("hints", "images")
+ADAPTED = ("hints", "images", "regions", "owners", "parts", "shares", "places")
 """What adapters hear; one around the net must have taken it out."""
 
 
@@ -157,6 +220,14 @@ class Denoiser(nn.Module):
 
     def raw(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
         """The net's output in its own units, x (B, ...) at t () or (B,); float32 or wider."""
+        scaled, clock, inputs = self.told(x, t, cond)
+        looking.begin()
+        with inside(self.autocast, x.device):
+            out = self.net(scaled, clock, **inputs)
+        return out.to(x.dtype)
+
+    def told(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """What the net is given at (x, t, cond), and a control of it, too: its input (B, ...), its clock (B,), the rest by name."""
         t = time(t).expand(x.shape[0])
         alpha, sigma = self.path(t)
         scaled = x if self.sigma_data is None else x * like((alpha**2 * self.sigma_data**2 + sigma**2).rsqrt(), x)
@@ -169,10 +240,7 @@ class Denoiser(nn.Module):
             inputs = {k: w for k in INPUTS if (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
         own = self.takes or (own if self.autocast is None else torch.float32)  # times are no bfloat16, whatever the weights are
-        looking.begin()
-        with inside(self.autocast, x.device):
-            out = self.net(scaled.to(own), self.clock(self.path, t).to(own).to(x.device), **inputs)
-        return out.to(x.dtype)
+        return scaled.to(own), self.clock(self.path, t).to(own).to(x.device), inputs
 
     def halves(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor | None]:
         """The net's output and, where it learns one, its variance channels."""

@@ -13,6 +13,7 @@ from reverie.encode.words import Words as Words
 class Encoder(Protocol):
     """One kind of prompt -> Cond with one row per prompt; the empty prompt is the null condition of guidance.
 
+    An encoder that can weigh words (`syntax.Said`) has `weighs` = True; one whose words may hold signs of `syntax` has `knows`.
     size: height and width of the picture that is asked for, which some nets are told; the others' encoders do not look at it.
     """
 

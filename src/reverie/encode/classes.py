@@ -41,6 +41,10 @@ class Classes(nn.Module):
             return names[str(label)]
         raise UserError(f"'{label}' is not a class of this model: {self._known(str(label), list(names))}")
 
+    def knows(self, text: str) -> bool:
+        """Whether the text is the name of a class as it stands, whatever signs are in it."""
+        return text in self.classes or text in self._names()
+
     def _names(self) -> dict[str, int]:
         """Each synonym of a label such as "tench, Tinca tinca", but for those that several classes share, and its class."""
         every = [(name, k) for k, label in enumerate(self.classes) for name in dict.fromkeys(map(str.strip, label.split(",")))]

@@ -2,7 +2,7 @@
 
 A prompt is cut into chunks, each set between the marks of its beginning and end and filled up to the 77 tokens that CLIP reads; the
 chunks are encoded one by one and stand behind each other in `Cond.tokens`, of which nothing is cut away. The pooled vector is the
-first chunk's.
+first chunk's. Prompts whose parts have weights (`syntax.Said`) are weighed as in A1111; the pooled vector is not.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reverie.denoiser import Cond
+from reverie.encode.syntax import BREAK, Said, parts
+from reverie.encode.weighted import weighted
 from reverie.errors import UserError
 
 
@@ -24,6 +26,7 @@ class Clip(nn.Module):
     """
 
     place: torch.device = torch.device("cpu")
+    weighs = True
 
     def __init__(self, net: Any, tokenizer: Any, *, skip: int = 0, raw: bool = False) -> None:
         super().__init__()
@@ -35,14 +38,29 @@ class Clip(nn.Module):
 
     def chunks(self, prompt: str) -> list[list[int]]:
         """The prompt's tokens, at most 75 a chunk; one empty chunk for the empty prompt."""
-        ids = self.tokenizer(words(prompt), add_special_tokens=False, verbose=False)["input_ids"]
-        return [ids[k : k + self.room] for k in range(0, len(ids), self.room)] or [[]]
+        return [[token for token, _ in chunk] for chunk in self._weighed(prompt)]
+
+    def _weighed(self, prompt: str) -> list[list[tuple[int, float]]]:
+        """The same, each token with its weight; BREAK ends a chunk."""
+        out: list[list[tuple[int, float]]] = [[]]
+        for text, weight in parts(words(prompt)):
+            if (text, weight) == BREAK:
+                out.append([])
+                continue
+            for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+                if len(out[-1]) == self.room:
+                    out.append([])
+                out[-1].append((token, weight))
+        return out[:-1] if len(out) > 1 and not out[-1] else out
 
     def read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(tokens (B, 77 n, D), pooled (B, P)); shorter prompts are filled with empty chunks."""
-        rows = [self.chunks(p) for p in prompts]
+        rows = [self._weighed(p) for p in prompts]
         most = max(map(len, rows))
-        tokens, pooled = self._encode([self._marked(chunk) for row in rows for chunk in (*row, *[[]] * (most - len(row)))])
+        chunks = [chunk for row in rows for chunk in (*row, *[[]] * (most - len(row)))]
+        tokens, pooled = self._encode([self._marked([token for token, _ in chunk]) for chunk in chunks])
+        weights = [[1.0, *(weight for _, weight in chunk), *[1.0] * (self.room + 1 - len(chunk))] for chunk in chunks]
+        tokens = weighted(tokens, torch.tensor(weights, dtype=torch.float64))
         return tokens.reshape(len(rows), -1, tokens.shape[-1]), pooled[::most]
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
@@ -57,7 +75,11 @@ class Clip(nn.Module):
     def shortened(self, prompt: str) -> list[str]:
         """What those say of a prompt who use the pooled vector: it is of the first chunk."""
         words = "of a prompt of more than {} tokens, the vector of the whole is that of its first {}"
-        return [words.format(self.room, self.room)] if len(self.chunks(prompt)) > 1 else []
+        if len(chunks := self.chunks(prompt)) == 1:
+            return []
+        if isinstance(prompt, Said) and len(chunks[0]) < self.room:
+            return ["of a prompt with BREAK, the vector of the whole is that of what stands before it"]
+        return [words.format(self.room, self.room)]
 
     def _marked(self, ids: list[int]) -> list[int]:
         t = self.tokenizer

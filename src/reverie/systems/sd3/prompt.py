@@ -11,6 +11,7 @@ from torch import nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import Clip
+from reverie.encode.syntax import Said
 from reverie.encode.t5 import T5, filled_to
 
 ROWS = 256
@@ -19,6 +20,8 @@ ROWS = 256
 
 class PromptSD3(nn.Module):
     """Prompts -> Cond with tokens (B, 77 n + 256, width) and vector (B, P). width: of T5."""
+
+    weighs = True
 
     def __init__(self, clips: Sequence[Clip], t5: T5 | None, *, width: int) -> None:
         super().__init__()
@@ -36,4 +39,6 @@ class PromptSD3(nn.Module):
     def notes(self, prompt: str) -> list[str]:
         cut = [] if self.t5 is None else [f"T5: {note}" for note in self.t5.notes(prompt)]
         last = self.clips[-1]
+        if self.t5 is not None and isinstance(prompt, Said) and prompt.weighed:
+            cut.append("weights are heard by CLIP's half of this model, not by T5's")
         return cut + (last.shortened(prompt) if isinstance(last, Clip) else [])

@@ -25,6 +25,8 @@ class PromptXL(nn.Module):
     zeros: the empty negative prompt is zeros, and not what the encoders make of it.
     """
 
+    weighs = True
+
     def __init__(
         self, clips: Sequence[Clip], *, times: int = 256, size: tuple[int, int], refiner: bool = False, zeros: bool = True
     ) -> None:
