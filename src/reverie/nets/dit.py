@@ -11,16 +11,16 @@ Where tokens are given each block also attends to them between the two, through 
 et al., arXiv:2310.00426). A class enters as the vector: a row of a table that lives with the encoders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, check_tokens, expect, mlp, zeroed
-from reverie.nets.looking import added, check_residuals, layered
+from reverie.nets.looking import added, check_residuals, last, layered
 from reverie.nets.precision import Linear, exact
 
 
@@ -138,12 +138,23 @@ class DiTBlock(nn.Module):
         return torch.addcmul(x, g2, self._mlp(modulate(plain_norm(x, self.eps), s2, m2)))
 
 
-class DiT(nn.Module):
-    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W)."""
+class Told(NamedTuple):
+    """What every block of a `DiT` is told: the activated conditioning (B, D), tokens and their mask."""
+
+    emb: Tensor
+    tokens: Tensor | None
+    mask: Tensor | None
+
+
+class DiTBody(nn.Module):
+    """All of a `DiT` but its head: what it shares with a control, which walks through some of its blocks (`control_transformer`).
+
+    depth: how many blocks, None = all of the configuration.
+    """
 
     block: type[DiTBlock] = DiTBlock
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, depth: int | None = None) -> None:
         super().__init__()
         self.config = c = config
         self.stem = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
@@ -151,7 +162,51 @@ class DiT(nn.Module):
         self.vector = None if c.vector_dim is None else mlp(c.vector_dim, c.width, c.width)
         grid = c.size // c.patch
         self.positions = nn.Parameter(positions(grid, grid, c.width, size=grid), requires_grad=False)
-        self.blocks = nn.ModuleList(self.block(c) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(self.block(c) for _ in range(c.depth if depth is None else depth))
+
+    def entered(
+        self, x: Tensor, t: Tensor, *, vector: Tensor | None = None, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Told]:
+        """The patches (B, L, D) with their positions, and what all blocks are told."""
+        self._check(x, t, tokens, mask)
+        h = self.stem(x)  # (B, D, h, w)
+        h = h.flatten(2).transpose(1, 2) + self._positions(*h.shape[2:]).to(h.dtype)
+        return h, Told(F.silu(self._embed(t, vector, x.shape[0])), tokens, mask)
+
+    def walk(self, h: Tensor, told: Told, residuals: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """h after each block."""
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, *told), more)
+            yield h
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        grid = self.config.size // self.config.patch
+        if (rows, columns) == (grid, grid):
+            return self.positions
+        return positions(rows, columns, self.config.width, size=grid, device=self.positions.device)
+
+    def _embed(self, t: Tensor, vector: Tensor | None, batch: int) -> Tensor:
+        emb: Tensor = self.time(t)  # (B, D)
+        if vector is None:
+            return emb
+        expect("vector", vector, batch, self.config.vector_dim or self.config.width)
+        return emb + (vector if self.vector is None else self.vector(vector))
+
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
+        c = self.config
+        expect("x", x, None, c.in_channels, None, None)
+        expect("t", t, x.shape[0])
+        if x.shape[2] % c.patch or x.shape[3] % c.patch:
+            raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
+        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+
+
+class DiT(DiTBody):
+    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__(config)
+        c = config
         self.adapt = nn.Linear(c.width, 2 * c.width)
         self.head = Linear(c.width, c.patch**2 * c.out_channels)
         self._init()
@@ -187,35 +242,9 @@ class DiT(nn.Module):
     ) -> Tensor:
         """residuals: tensors (B, L, D) to add to the L patches after each block, at most one per block (arXiv:2401.05252)."""
         c = self.config
-        self._check(x, t, tokens, mask)
-        h = self.stem(x)  # (B, D, h, w)
-        rows, columns = h.shape[2:]
-        check_residuals(residuals, c.depth, rows * columns, c.width)
-        h = h.flatten(2).transpose(1, 2) + self._positions(rows, columns).to(h.dtype)  # (B, L, D)
-        emb = F.silu(self._embed(t, vector, x.shape[0]))
-        for block, more in layered(self.blocks, residuals):
-            h = added(block(h, emb, tokens, mask), more)
-        shift, scale = self.adapt(emb)[:, None].chunk(2, -1)
+        h, told = self.entered(x, t, vector=vector, tokens=tokens, mask=mask)
+        check_residuals(residuals, c.depth, h.shape[1], c.width)
+        h = last(self.walk(h, told, residuals))
+        shift, scale = self.adapt(told.emb)[:, None].chunk(2, -1)
         y = self.head(modulate(plain_norm(h), shift, scale))  # (B, L, p p out)
-        return unpatched(y, rows, columns, c.patch)
-
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        grid = self.config.size // self.config.patch
-        if (rows, columns) == (grid, grid):
-            return self.positions
-        return positions(rows, columns, self.config.width, size=grid, device=self.positions.device)
-
-    def _embed(self, t: Tensor, vector: Tensor | None, batch: int) -> Tensor:
-        emb: Tensor = self.time(t)  # (B, D)
-        if vector is None:
-            return emb
-        expect("vector", vector, batch, self.config.vector_dim or self.config.width)
-        return emb + (vector if self.vector is None else self.vector(vector))
-
-    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
-        c = self.config
-        expect("x", x, None, c.in_channels, None, None)
-        expect("t", t, x.shape[0])
-        if x.shape[2] % c.patch or x.shape[3] % c.patch:
-            raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
-        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+        return unpatched(y, x.shape[2] // c.patch, x.shape[3] // c.patch, c.patch)

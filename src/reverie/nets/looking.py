@@ -6,6 +6,7 @@ block (of a U-Net: each attention after a residual block) asks `passed` whether 
 in the order of one evaluation, which `Denoiser.raw` begins.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,11 +49,25 @@ _EYES: ContextVar[_Eyes | None] = ContextVar("eyes", default=None)
 
 
 @contextmanager
-def looking(*looks: Look, skips: Sequence[int] = ()) -> Iterator[None]:
-    """Nets called within are looked into; the last look is asked first. skips: layers that are left out."""
+def looking(*looks: Look, skips: Sequence[int] = ()) -> "Iterator[_Eyes]":
+    """Nets called within are looked into; the last look is asked first. skips: layers that are left out.
+
+    What is given says how many sites and layers the last evaluation had, where none looked in further within.
+    """
     outer = _EYES.get()
     before = () if outer is None else outer.looks
-    told = _EYES.set(_Eyes((*before, *looks), frozenset(skips) | (outer.skips if outer else frozenset())))
+    eyes = _Eyes((*before, *looks), frozenset(skips) | (outer.skips if outer else frozenset()))
+    told = _EYES.set(eyes)
+    try:
+        yield eyes
+    finally:
+        _EYES.reset(told)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Nets called within are not looked into: those that stand beside the one that is meant."""
+    told = _EYES.set(None)
     try:
         yield
     finally:
@@ -104,6 +119,11 @@ def layered(blocks: Iterable[Any], residuals: Sequence[Tensor] | None, first: in
     for i, block in enumerate(blocks, first):
         if not passed():
             yield block, residuals[i] if residuals is not None and i < len(residuals) else None
+
+
+def last(states: Iterable[Tensor]) -> Tensor:
+    """What a walk through blocks ends with; nothing before it is kept."""
+    return deque(states, maxlen=1)[0]
 
 
 def added(h: Tensor, more: Tensor | None, text: int = 0) -> Tensor:

@@ -20,9 +20,9 @@ and turns the k-th pair of entries of queries and keys by an angle instead (rota
 where a entries of each head belong to each coordinate. A net distilled from guidance is told the scale as a second clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import TimeEmbedding, check_tokens, expect, mlp, zeroed
 from reverie.nets.dit import positions, unpatched
-from reverie.nets.looking import added, check_residuals, layered
-from reverie.nets.mmdit_blocks import Adapted, JointBlock, SingleBlock, rotations
+from reverie.nets.looking import added, check_residuals, last, layered
+from reverie.nets.mmdit_blocks import Adapted, JointBlock, PlainBlock, SingleBlock, rotations
 from reverie.nets.precision import Linear
 
 
@@ -94,27 +94,139 @@ FLUX_SCHNELL = MMDiTConfig(
 FLUX_DEV = replace(FLUX_SCHNELL, guided=True)
 
 
-class MMDiT(nn.Module):
-    """net(x, t, vector=, tokens=, mask=, guidance=): x (B, C, H, W), t (B,) = 1000 sigma -> (B, C, H, W)."""
+def patch_stem(c: MMDiTConfig) -> Linear | nn.Conv2d:
+    """What makes rows of patches: a product where their entries are counted channel by channel, else a convolution."""
+    return Linear(c.in_channels * c.patch**2, c.width) if c.packed else nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
+
+
+def patches(stem: nn.Module, x: Tensor, c: MMDiTConfig) -> Tensor:
+    """x (B, C, H, W) -> (B, rows columns, D)."""
+    h: Tensor = stem(F.pixel_unshuffle(x, c.patch).flatten(2).mT) if c.packed else stem(x).flatten(2).mT
+    return h
+
+
+class Told(NamedTuple):
+    """What the blocks are told: the text (B, L, D), the activated conditioning (B, D), what may be looked at, and the turns."""
+
+    text: Tensor
+    emb: Tensor
+    seen: Tensor | None
+    turn: Tensor | None
+
+
+class MMDiTBody(nn.Module):
+    """All of an `MMDiT` but its head. depth, single: how many joint blocks, and of one stream, None = all of the configuration.
+
+    silent: the joint block from which no text need come out. plain: the blocks are of the picture alone, and nothing of the text.
+    """
 
     positions: Tensor | None
 
-    def __init__(self, config: MMDiTConfig) -> None:
+    def __init__(
+        self,
+        config: MMDiTConfig,
+        depth: int | None = None,
+        single: int | None = None,
+        *,
+        silent: int | None = None,
+        plain: bool = False,
+    ) -> None:
         super().__init__()
         self.config = c = config
-        entries = c.in_channels * c.patch**2
-        self.stem = Linear(entries, c.width) if c.packed else nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
+        self.stem = patch_stem(c)
         self.register_buffer("positions", None if c.axes else positions(c.table, c.table, c.width, size=c.size))
         self.time = TimeEmbedding(256, c.width)
         self.guidance = TimeEmbedding(256, c.width) if c.guided else None
         self.vector = None if c.vector_dim is None else mlp(c.vector_dim, c.width, c.width)
-        self.context = Linear(c.context_dim, c.width)
-        shape = (c.width, c.heads, c.qk_norm, c.gelu)
-        silent = c.depth - 1 if c.single == 0 else None  # the joint block from which no text need come out
-        self.joint = nn.ModuleList(JointBlock(*shape, dual=i < c.dual, last=i == silent) for i in range(c.depth))
-        self.single = nn.ModuleList(SingleBlock(*shape) for _ in range(c.single))
+        self.context = None if plain else Linear(c.context_dim, c.width)
+        shape, count = (c.width, c.heads, c.qk_norm, c.gelu), c.depth if depth is None else depth
+
+        def joint(i: int) -> nn.Module:
+            dual = i < c.dual
+            return PlainBlock(*shape, dual=dual) if plain else JointBlock(*shape, dual=dual, last=i == silent)
+
+        self.joint = nn.ModuleList(map(joint, range(count)))
+        self.single = nn.ModuleList(SingleBlock(*shape) for _ in range(c.single if single is None else single))
+
+    def entered(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Told]:
+        """The patches (B, rows columns, D) with their positions where these are fixed, and what the blocks are told."""
+        c = self.config
+        self._check(x, t, tokens, mask)
+        rows, columns = x.shape[2] // c.patch, x.shape[3] // c.patch
+        h = self._placed(patches(self.stem, x, c), rows, columns)
+        text = h.new_zeros(len(x), 0, c.width)
+        if self.context is not None:
+            text = self.context(h.new_zeros(len(x), 0, c.context_dim) if tokens is None else tokens)
+        emb = F.silu(self._embed(t, vector, guidance, len(x)))
+        turn = rotations(rows, columns, text.shape[1], c.axes, x.device) if c.axes else None
+        told = mask is not None and self.context is not None
+        seen = F.pad(mask, (0, rows * columns), value=True)[:, None, None] if told and mask is not None else None
+        return h, Told(text, emb, seen, turn)
+
+    def walk(self, h: Tensor, told: Told, residuals: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """The picture's rows after each block."""
+        text, emb, seen, turn = told
+        for block, more in layered(self.joint, residuals):
+            h, text = block(h, text, emb, seen, turn)
+            h = added(h, more)
+            yield h
+        if len(self.single):
+            n = text.shape[1]
+            h = torch.cat((text, h), 1)
+            for block, more in layered(self.single, residuals, len(self.joint)):
+                h = added(block(h, emb, seen, turn, n), more, n)
+                yield h[:, n:]
+
+    def _placed(self, h: Tensor, rows: int, columns: int) -> Tensor:
+        """h with the middle of the table of positions, where there is one."""
+        if self.positions is None:
+            return h
+        table = self.config.table
+        top, left = (table - rows) // 2, (table - columns) // 2
+        middle = self.positions.unflatten(1, (table, table))[:, top : top + rows, left : left + columns]
+        return (h + middle.flatten(1, 2)).to(h.dtype)
+
+    def _embed(self, t: Tensor, vector: Tensor | None, guidance: Tensor | None, batch: int) -> Tensor:
+        """c of equation (1), (B, D)."""
+        emb: Tensor = self.time(t)
+        if (guidance is None) != (self.guidance is None):
+            raise ValueError(f"guidance: this net {'is not' if self.guidance is None else 'must be'} told a scale of guidance")
+        if self.guidance is not None and guidance is not None:
+            expect("guidance", guidance, batch)
+            emb = emb + self.guidance(1000 * guidance)
+        if vector is None:
+            return emb
+        expect("vector", vector, batch, self.config.vector_dim or self.config.width)
+        return emb + (vector if self.vector is None else self.vector(vector))
+
+    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
+        c = self.config
+        expect("x", x, None, c.in_channels, None, None)
+        expect("t", t, x.shape[0])
+        if x.shape[2] % c.patch or x.shape[3] % c.patch:
+            raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
+        if c.axes is None and max(x.shape[2:]) > c.table * c.patch:
+            raise ValueError(f"x: positions are stored for up to {c.table * c.patch} pixels each way, got {tuple(x.shape[2:])}")
+        check_tokens(tokens, mask, x.shape[0], c.context_dim)
+
+
+class MMDiT(MMDiTBody):
+    """net(x, t, vector=, tokens=, mask=, guidance=): x (B, C, H, W), t (B,) = 1000 sigma -> (B, C, H, W)."""
+
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__(config, silent=None if config.single else config.depth - 1)
+        c = config
         self.norm = Adapted(c.width)
-        self.head = Linear(c.width, entries)
+        self.head = Linear(c.width, c.in_channels * c.patch**2)
         self._init()
 
     def _init(self) -> None:
@@ -150,34 +262,10 @@ class MMDiT(nn.Module):
         residuals: tensors (B, rows, D) to add to the picture after each block, at most one per block: the joint ones first.
         """
         c = self.config
-        self._check(x, t, tokens, mask)
-        rows, columns = x.shape[2] // c.patch, x.shape[3] // c.patch
-        check_residuals(residuals, c.depth + c.single, rows * columns, c.width)
-        h = self._enter(x, rows, columns)
-        text = self.context(h.new_zeros(len(x), 0, c.context_dim) if tokens is None else tokens)
-        emb = F.silu(self._embed(t, vector, guidance, len(x)))
-        turn = rotations(rows, columns, text.shape[1], c.axes, x.device) if c.axes else None
-        seen = None if mask is None else F.pad(mask, (0, rows * columns), value=True)[:, None, None]
-        for block, more in layered(self.joint, residuals):
-            h, text = block(h, text, emb, seen, turn)
-            h = added(h, more)
-        if c.single:
-            n = text.shape[1]
-            h = torch.cat((text, h), 1)
-            for block, more in layered(self.single, residuals, c.depth):
-                h = added(block(h, emb, seen, turn, n), more, n)
-            h = h[:, n:]
-        return self._leave(self.head(self.norm(h, emb)), rows, columns)
-
-    def _enter(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """x (B, C, H, W) -> its patches (B, rows columns, D), each with its position where these are fixed."""
-        c = self.config
-        h: Tensor = self.stem(F.pixel_unshuffle(x, c.patch).flatten(2).mT) if c.packed else self.stem(x).flatten(2).mT
-        if self.positions is None:
-            return h
-        top, left = (c.table - rows) // 2, (c.table - columns) // 2
-        middle = self.positions.unflatten(1, (c.table, c.table))[:, top : top + rows, left : left + columns]
-        return (h + middle.flatten(1, 2)).to(h.dtype)
+        h, told = self.entered(x, t, vector=vector, tokens=tokens, mask=mask, guidance=guidance)
+        check_residuals(residuals, c.depth + c.single, h.shape[1], c.width)
+        h = last(self.walk(h, told, residuals))
+        return self._leave(self.head(self.norm(h, told.emb)), x.shape[2] // c.patch, x.shape[3] // c.patch)
 
     def _leave(self, y: Tensor, rows: int, columns: int) -> Tensor:
         """y (B, rows columns, p p C) -> (B, C, H, W)."""
@@ -185,26 +273,3 @@ class MMDiT(nn.Module):
         if c.packed:
             return F.pixel_shuffle(y.mT.unflatten(2, (rows, columns)), c.patch)
         return unpatched(y, rows, columns, c.patch)
-
-    def _embed(self, t: Tensor, vector: Tensor | None, guidance: Tensor | None, batch: int) -> Tensor:
-        """c of equation (1), (B, D)."""
-        emb: Tensor = self.time(t)
-        if (guidance is None) != (self.guidance is None):
-            raise ValueError(f"guidance: this net {'is not' if self.guidance is None else 'must be'} told a scale of guidance")
-        if self.guidance is not None and guidance is not None:
-            expect("guidance", guidance, batch)
-            emb = emb + self.guidance(1000 * guidance)
-        if vector is None:
-            return emb
-        expect("vector", vector, batch, self.config.vector_dim or self.config.width)
-        return emb + (vector if self.vector is None else self.vector(vector))
-
-    def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
-        c = self.config
-        expect("x", x, None, c.in_channels, None, None)
-        expect("t", t, x.shape[0])
-        if x.shape[2] % c.patch or x.shape[3] % c.patch:
-            raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
-        if c.axes is None and max(x.shape[2:]) > c.table * c.patch:
-            raise ValueError(f"x: positions are stored for up to {c.table * c.patch} pixels each way, got {tuple(x.shape[2:])}")
-        check_tokens(tokens, mask, x.shape[0], c.context_dim)

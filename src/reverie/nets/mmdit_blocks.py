@@ -148,6 +148,19 @@ class JointBlock(nn.Module):
         return x, self.text.leave(text, y[:, :n].contiguous(), said) if isinstance(self.text, Stream) else text
 
 
+class PlainBlock(nn.Module):
+    """The picture's stream of a joint block alone, for a net that reads no text."""
+
+    def __init__(self, width: int, heads: int, rms: bool, gelu: str, *, dual: bool = False) -> None:
+        super().__init__()
+        self.image = Stream(width, heads, rms, gelu, dual=dual)
+
+    def forward(self, x: Tensor, text: Tensor, c: Tensor, seen: Tensor | None, turn: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The text, which has no rows, comes out as it is."""
+        parts, told = self.image.enter(x, c, turn)
+        return self.image.leave(x, together([parts]), told, turn), text
+
+
 class SingleBlock(nn.Module):
     """Text and picture in one stream, attention and feed-forward side by side: equation (2) of `mmdit`."""
 

@@ -9,8 +9,9 @@ The larger net is also told the picture's height and width, and their ratio: eac
 vector that is added to the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import Attention, TimeEmbedding, expect, zeroed
 from reverie.nets.dit import modulate, plain_norm, positions
-from reverie.nets.looking import added, check_residuals, layered
+from reverie.nets.looking import added, check_residuals, last, layered
 from reverie.nets.precision import Linear
 from reverie.nets.single import SingleAdapt, SingleHead, begin, caption_layers, check_inputs, table
 
@@ -92,7 +93,58 @@ class SizeEmbedding(nn.Module):
         return torch.cat((sides, self.aspect(sizes[:, 2])), 1)
 
 
-class PixArt(nn.Module):
+class Told(NamedTuple):
+    """What is told: the blocks by `shared` (B, 6, D), caption and mask, the head by the embedded time (B, D)."""
+
+    emb: Tensor
+    shared: Tensor
+    caption: Tensor
+    mask: Tensor | None
+
+
+class PixArtBody(nn.Module):
+    """All of a `PixArt` but its head. depth: how many blocks, None = all of the configuration."""
+
+    def __init__(self, config: PixArtConfig, depth: int | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        self.stem = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
+        self.adapt = SingleAdapt(c.width)
+        self.sizes = SizeEmbedding(c.width) if c.sizes else None
+        self.captions = caption_layers(c.context_dim, c.width)
+        count = c.depth if depth is None else depth
+        self.blocks = nn.ModuleList(PixArtBlock(c.width, c.heads, int(c.width * c.mlp_ratio)) for _ in range(count))
+
+    def entered(
+        self, x: Tensor, t: Tensor, *, vector: Tensor | None = None, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Told]:
+        """The patches (B, L, D) with their positions, and what is told."""
+        c = self.config
+        tokens = check_inputs(x, t, tokens, mask, c.in_channels, c.patch, c.context_dim)
+        h = self.stem(x)  # (B, D, h, w)
+        where = positions(h.shape[2], h.shape[3], c.width, size=c.span, device=x.device)
+        h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)
+        emb, shared = self.adapt(t, self._sized(vector, x.shape[0]))
+        return h, Told(emb, shared, self.captions(tokens), mask)
+
+    def walk(self, h: Tensor, told: Told, residuals: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """h after each block."""
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, told.shared, told.caption, told.mask), more)
+            yield h
+
+    def _sized(self, vector: Tensor | None, batch: int) -> Tensor | None:
+        if (self.sizes is None) != (vector is None):
+            asks = "asks for height, width and their ratio" if vector is None else "is told no sizes"
+            raise ValueError(f"vector: this net {asks}")
+        if self.sizes is None or vector is None:
+            return None
+        expect("vector", vector, batch, 3)
+        out: Tensor = self.sizes(vector)
+        return out
+
+
+class PixArt(PixArtBody):
     """net(x, t, tokens=, mask=, vector=): x (B, C, H, W), t (B,), tokens (B, L, E) -> (B, out_channels, H, W).
 
     vector (B, 3), where the configuration has `sizes`: height and width of the picture in pixels, not of the latent, and height
@@ -100,13 +152,8 @@ class PixArt(nn.Module):
     """
 
     def __init__(self, config: PixArtConfig) -> None:
-        super().__init__()
-        self.config = c = config
-        self.stem = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
-        self.adapt = SingleAdapt(c.width)
-        self.sizes = SizeEmbedding(c.width) if c.sizes else None
-        self.captions = caption_layers(c.context_dim, c.width)
-        self.blocks = nn.ModuleList(PixArtBlock(c.width, c.heads, int(c.width * c.mlp_ratio)) for _ in range(c.depth))
+        super().__init__(config)
+        c = config
         self.head = SingleHead(c.width, c.patch, c.out_channels)
         begin(self, self.stem, self.adapt)
         zeroed(self.head.linear)
@@ -125,25 +172,8 @@ class PixArt(nn.Module):
         residuals: Sequence[Tensor] | None = None,
     ) -> Tensor:
         c = self.config
-        tokens = check_inputs(x, t, tokens, mask, c.in_channels, c.patch, c.context_dim)
-        h = self.stem(x)  # (B, D, h, w)
-        rows, columns = h.shape[2:]
-        check_residuals(residuals, c.depth, rows * columns, c.width)
-        where = positions(rows, columns, c.width, size=c.span, device=x.device)
-        h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)  # (B, L, D)
-        emb, shared = self.adapt(t, self._told(vector, x.shape[0]))
-        caption = self.captions(tokens)
-        for block, more in layered(self.blocks, residuals):
-            h = added(block(h, shared, caption, mask), more)
-        out: Tensor = self.head(h, emb, rows, columns)
-        return out
-
-    def _told(self, vector: Tensor | None, batch: int) -> Tensor | None:
-        if (self.sizes is None) != (vector is None):
-            asks = "asks for height, width and their ratio" if vector is None else "is told no sizes"
-            raise ValueError(f"vector: this net {asks}")
-        if self.sizes is None or vector is None:
-            return None
-        expect("vector", vector, batch, 3)
-        out: Tensor = self.sizes(vector)
+        h, told = self.entered(x, t, vector=vector, tokens=tokens, mask=mask)
+        check_residuals(residuals, c.depth, h.shape[1], c.width)
+        h = last(self.walk(h, told, residuals))
+        out: Tensor = self.head(h, told.emb, x.shape[2] // c.patch, x.shape[3] // c.patch)
         return out

@@ -13,8 +13,9 @@ mixes neighbours by a convolution of 3x3 in each channel; there are no positions
 The blocks are otherwise those of `pixart`; the caption's tokens are normed. Sana 1.5 (arXiv:2501.18427) norms queries and keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from reverie.nets.blocks import attend, rows, zeroed
 from reverie.nets.dit import modulate, plain_norm, positions
-from reverie.nets.looking import added, attended, check_residuals, layered
+from reverie.nets.looking import added, attended, check_residuals, last, layered
 from reverie.nets.mmdit_blocks import RMSNorm
 from reverie.nets.precision import Linear, inside
 from reverie.nets.single import SingleAdapt, SingleHead, begin, caption_layers, check_inputs, table
@@ -131,17 +132,57 @@ class SanaBlock(nn.Module):
         return torch.addcmul(x, g2, self.feed_forward(modulate(plain_norm(x), s2, m2), height))
 
 
-class Sana(nn.Module):
-    """net(x, t, tokens=, mask=): x (B, C, H, W), t (B,), tokens (B, L, E), mask (B, L) True = real -> (B, C, H, W)."""
+class Told(NamedTuple):
+    """What is told: the blocks by `shared` (B, 6, D), caption, mask and rows of the picture, the head by the time (B, D)."""
 
-    def __init__(self, config: SanaConfig) -> None:
+    emb: Tensor
+    shared: Tensor
+    caption: Tensor
+    mask: Tensor | None
+    height: int
+
+
+class SanaBody(nn.Module):
+    """All of a `Sana` but its head. depth: how many blocks, None = all of the configuration."""
+
+    def __init__(self, config: SanaConfig, depth: int | None = None) -> None:
         super().__init__()
         self.config = c = config
         self.stem = nn.Conv2d(c.in_channels, c.width, c.patch, stride=c.patch)
         self.adapt = SingleAdapt(c.width)
         self.captions = caption_layers(c.context_dim, c.width)
         self.caption_norm = RMSNorm(c.width, eps=1e-5)
-        self.blocks = nn.ModuleList(SanaBlock(c) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(SanaBlock(c) for _ in range(c.depth if depth is None else depth))
+
+    def entered(
+        self, x: Tensor, t: Tensor, *, vector: None = None, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Told]:
+        """The patches (B, L, D), and what is told; vector must be None: nothing but time and caption is."""
+        c = self.config
+        tokens = check_inputs(x, t, tokens, mask, c.in_channels, c.patch, c.context_dim)
+        if vector is not None:
+            raise ValueError("vector: this net is told nothing but time and caption")
+        h = self.stem(x)  # (B, D, h, w)
+        height, width = h.shape[2:]
+        h = h.flatten(2).transpose(1, 2)
+        if c.span is not None:
+            h = h + positions(height, width, c.width, size=c.span, device=x.device).to(h.dtype)
+        emb, shared = self.adapt(t)
+        return h, Told(emb, shared, self.caption_norm(self.captions(tokens)), mask, height)
+
+    def walk(self, h: Tensor, told: Told, residuals: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """h after each block."""
+        for block, more in layered(self.blocks, residuals):
+            h = added(block(h, *told[1:]), more)
+            yield h
+
+
+class Sana(SanaBody):
+    """net(x, t, tokens=, mask=): x (B, C, H, W), t (B,), tokens (B, L, E), mask (B, L) True = real -> (B, C, H, W)."""
+
+    def __init__(self, config: SanaConfig) -> None:
+        super().__init__(config)
+        c = config
         self.head = SingleHead(c.width, c.patch, c.in_channels)
         begin(self, self.stem, self.adapt)
         zeroed(self.head.linear)
@@ -162,18 +203,8 @@ class Sana(nn.Module):
     ) -> Tensor:
         """vector must be None: nothing but time and caption is told."""
         c = self.config
-        tokens = check_inputs(x, t, tokens, mask, c.in_channels, c.patch, c.context_dim)
-        if vector is not None:
-            raise ValueError("vector: this net is told nothing but time and caption")
-        h = self.stem(x)  # (B, D, h, w)
-        height, width = h.shape[2:]
-        check_residuals(residuals, c.depth, height * width, c.width)
-        h = h.flatten(2).transpose(1, 2)  # (B, L, D)
-        if c.span is not None:
-            h = h + positions(height, width, c.width, size=c.span, device=x.device).to(h.dtype)
-        emb, shared = self.adapt(t)
-        caption = self.caption_norm(self.captions(tokens))
-        for block, more in layered(self.blocks, residuals):
-            h = added(block(h, shared, caption, mask, height), more)
-        out: Tensor = self.head(h, emb, height, width)
+        h, told = self.entered(x, t, vector=vector, tokens=tokens, mask=mask)
+        check_residuals(residuals, c.depth, h.shape[1], c.width)
+        h = last(self.walk(h, told, residuals))
+        out: Tensor = self.head(h, told.emb, told.height, x.shape[3] // c.patch)
         return out

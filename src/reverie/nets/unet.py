@@ -126,6 +126,13 @@ class Level(nn.Module):
         return out
 
 
+def joined(h: Tensor, inner: Sequence[Tensor] | None, place: int) -> Tensor:
+    """h with what is to join it at this place; an empty tensor is nothing."""
+    if inner is None or place >= len(inner) or not inner[place].numel():
+        return h
+    return h + inner[place].to(h.dtype)
+
+
 class Descent(nn.Module):
     """The way down and the bottom: what a `UNet` shares with the classifier of noised pictures.
 
@@ -177,25 +184,49 @@ class Descent(nn.Module):
             emb = emb + (vector if self.vector is None else self.vector(vector))
         return F.silu(emb)
 
+    def features(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        inner: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """The skips, in the order of the way down, and the bottom; inner: what joins it, as of `UNet`."""
+        self._check(x, t)
+        check_tokens(tokens, mask, x.shape[0], self.config.context_dim)
+        h, skips = self._descend(x, self._embed(t, vector, x.shape[0]), tokens, mask, inner)
+        return [*skips, h]
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self._check(x, t)
         return self._descend(x, self._embed(t, None, x.shape[0]), None, None)[0]
 
-    def _descend(self, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def _descend(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        inner: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What comes out at the bottom, and the skips; inner: features that join the way down itself, as of `UNet`."""
         patch = self.config.patch
-        h = self.stem(F.pixel_unshuffle(x, patch) if patch > 1 else x)
+        h = joined(self.stem(F.pixel_unshuffle(x, patch) if patch > 1 else x), inner, 0)
         skips = [h]
         for level in self.down:
             assert isinstance(level, Level)
             for i in range(len(level.res)):
-                h = level.step(i, h, emb, tokens, mask)
+                h = joined(level.step(i, h, emb, tokens, mask), inner, len(skips))
                 skips.append(h)
             if level.resample is not None:
-                h = level.leave(h, emb)
+                h = joined(level.leave(h, emb), inner, len(skips))
                 skips.append(h)
         h = self.middle.step(0, h, emb, None, None)
         h = h if self.bottom is None or passed() else self.bottom(h, tokens, mask)
-        return self.middle.step(1, h, emb, None, None), skips
+        return joined(self.middle.step(1, h, emb, None, None), inner, len(skips)), skips
 
     def _check(self, x: Tensor, t: Tensor) -> None:
         expect("x", x, None, self.config.in_channels, None, None)
@@ -206,10 +237,11 @@ class Descent(nn.Module):
 
 
 class UNet(Descent):
-    """net(x, t, vector=, tokens=, mask=, residuals=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W).
+    """net(x, t, vector=, tokens=, mask=, residuals=, inner=): x (B, C, H, W), t (B,) -> (B, out_channels, H, W).
 
     H and W must be multiples of patch * 2^(levels - 1). residuals: tensors to add to the skips, in the order of the way
-    down, as many as there are skips, or one more, which is added to the bottom (arXiv:2302.05543).
+    down, as many as there are skips, or one more, which is added to the bottom (arXiv:2302.05543). inner: as these, but they join
+    the way down itself, and go on with it; an empty tensor is nothing (arXiv:2302.08453).
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -238,16 +270,17 @@ class UNet(Descent):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         residuals: Sequence[Tensor] | None = None,
+        inner: Sequence[Tensor] | None = None,
     ) -> Tensor:
         patch = self.config.patch
         self._check(x, t)
         check_tokens(tokens, mask, x.shape[0], self.config.context_dim)
         self._check_residuals(residuals)
         emb = self._embed(t, vector, x.shape[0])
-        h, skips = self._descend(x, emb, tokens, mask)
+        h, skips = self._descend(x, emb, tokens, mask, inner)
         if residuals is not None:
-            skips = [s + r for s, r in zip(skips, residuals, strict=False)]
-            h = h + residuals[-1] if len(residuals) > len(skips) else h
+            skips = [s + r.to(s.dtype) for s, r in zip(skips, residuals, strict=False)]
+            h = h + residuals[-1].to(h.dtype) if len(residuals) > len(skips) else h
         y = self.head(self.norm(self._ascend(h, skips, emb, tokens, mask)))
         return F.pixel_shuffle(y, patch) if patch > 1 else y
 

@@ -1,0 +1,97 @@
+"""Pictures as prompts (IP-Adapter, arXiv:2308.06721): the net is `nets.image_prompt`, and looks in at each cross-attention."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reverie.adapt.adapted import Adapted
+from reverie.adapt.when import When
+from reverie.denoiser import Cond, Denoiser
+from reverie.errors import UserError
+from reverie.nets.image_prompt import ImagePromptNet
+from reverie.nets.looking import Attend, Look, Site, looking
+from reverie.nets.precision import inside
+from reverie.process.path import time
+
+
+class Eye(Protocol):
+    """An encoder of pictures."""
+
+    def said(self, pictures: Tensor, places: bool) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> (B, E), or of each place (B, L, E)."""
+        ...
+
+    def unsaid(self, pictures: Tensor, places: bool) -> Tensor:
+        """The same of no picture, as the adapters were trained with."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePrompt(When):
+    """An image prompt adapter with the encoder of its pictures; weight, start, stop: as of `When`."""
+
+    net: ImagePromptNet
+    eye: Eye
+    name: str = "image prompt"
+
+    @torch.no_grad()
+    def tokens(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], of any size -> what `Cond.images` has of them, (B, M, D)."""
+        return self._tokens(self.eye.said, pictures)
+
+    @torch.no_grad()
+    def empty(self, pictures: Tensor) -> Tensor:
+        """The same of no picture, for the other half of guidance."""
+        return self._tokens(self.eye.unsaid, pictures)
+
+    def _tokens(self, see: Callable[[Tensor, bool], Tensor], pictures: Tensor) -> Tensor:
+        own = next(self.net.parameters())
+        out: Tensor = self.net(see(pictures, self.net.config.kind == "resampler").to(own))
+        return out.float()
+
+
+class ImagePrompted(Adapted):
+    """The model with image prompts; `Cond.images` has the tokens (B, M, D) of all of them, one after the other.
+
+    Where none acts, or the condition has no images, the model itself is asked, bit for bit. U-Nets and transformers with a
+    cross-attention in each block take one adapter or several.
+    """
+
+    def __init__(self, model: Denoiser, prompts: Sequence[ImagePrompt]) -> None:
+        super().__init__(model)
+        self.prompts = tuple(prompts)
+        self.nets = nn.ModuleList(prompt.net for prompt in prompts)
+
+    def raw(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
+        t = time(t).expand(x.shape[0])
+        if cond is None or cond.images is None:
+            return self.model.raw(x, t, cond)
+        counts = [prompt.net.config.tokens for prompt in self.prompts]
+        if cond.images.shape[1] != sum(counts):
+            raise UserError(
+                f"the image prompts have {cond.images.shape[1]} tokens, and their adapters read {sum(counts)}: "
+                "give one picture for each"
+            )
+        each = cond.images.to(x.device).split(counts, 1)
+        looks = [self._look(p, c, on) for p, c in zip(self.prompts, each, strict=True) if bool((on := p.acts(t)).any())]
+        with looking(*looks):
+            return self.model.raw(x, t, replace(cond, images=None))
+
+    def _look(self, prompt: ImagePrompt, tokens: Tensor, on: Tensor) -> Look:
+        strength = on.to(tokens.device)[:, None, None, None] * prompt.weight
+
+        def look(site: Site, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            y = attend(q, k, v, mask)
+            if site.kind != "cross":
+                return y
+            with inside(self.autocast, q.device):
+                more = prompt.net.answer(site.index // 2, q, tokens.to(self._own(prompt.net)))
+            return y + strength.to(y) * more.to(y)
+
+        return look
+
+    def _own(self, net: nn.Module) -> torch.dtype:
+        return torch.float32 if self.autocast is not None else next(net.parameters()).dtype

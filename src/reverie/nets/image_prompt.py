@@ -1,0 +1,122 @@
+"""IP-Adapter: a picture as a prompt, which each cross-attention of a net looks at beside its text.
+
+Ye et al., "IP-Adapter: text compatible image prompt adapter for text-to-image diffusion models", arXiv:2308.06721. What an image
+encoder says of a picture becomes M tokens c of the width of the text's, by a projection and a layer norm, or by a resampler, whose
+M learnt queries look at all places of the picture (Alayrac et al., arXiv:2204.14198). With the queries q of each cross-attention,
+keys and values of its own for these tokens, and a weight w,
+
+    y = Attention(q, k, v) + w Attention(q, W_k c, W_v c).                                                          (1)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.nets.blocks import attend, expect, zeroed
+from reverie.nets.precision import Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePromptConfig:
+    """The shape of an `ImagePromptNet`.
+
+    kind: `projection` hears one vector of a picture, `resampler` what the encoder says of each place. embed: their width.
+    tokens: M. width: of the tokens, as of the text's. sites: widths of the cross-attentions, in the order in which the net comes to
+    them. hidden, heads, depth: of the resampler, whose heads are 64 wide, and its feed-forward `ratio` times as wide as it.
+    """
+
+    kind: Literal["projection", "resampler"] = "projection"
+    embed: int = 1024
+    tokens: int = 4
+    width: int = 768
+    sites: tuple[int, ...]
+    hidden: int = 768
+    heads: int = 12
+    depth: int = 4
+    ratio: int = 4
+
+
+class Projection(nn.Module):
+    """(B, embed) -> (B, tokens, width)."""
+
+    def __init__(self, c: ImagePromptConfig) -> None:
+        super().__init__()
+        self.tokens = c.tokens
+        self.linear, self.norm = nn.Linear(c.embed, c.tokens * c.width), nn.LayerNorm(c.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.linear(x).unflatten(1, (self.tokens, -1)))
+        return out
+
+
+class ResamplerLayer(nn.Module):
+    """The queries (B, M, hidden) look at the places (B, L, hidden) and at themselves."""
+
+    def __init__(self, width: int, heads: int, ratio: int) -> None:
+        super().__init__()
+        self.heads, inner = heads, heads * 64
+        self.norm_x, self.norm_q = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v = (Linear(width, inner, bias=False) for _ in range(3))
+        self.out = Linear(inner, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = Linear(width, ratio * width, bias=False), Linear(ratio * width, width, bias=False)
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        queries = self.norm_q(h)
+        both = torch.cat((self.norm_x(x), queries), 1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.q(queries), self.k(both), self.v(both)))
+        h = h + self.out(attend(q, k, v, None, "cross").transpose(1, 2).flatten(2))
+        out: Tensor = h + self.down(F.gelu(self.up(self.norm(h))))
+        return out
+
+
+class Resampler(nn.Module):
+    """(B, L, embed) -> (B, tokens, width)."""
+
+    def __init__(self, c: ImagePromptConfig) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, c.tokens, c.hidden) / c.hidden**0.5)
+        self.enter, self.leave = Linear(c.embed, c.hidden), Linear(c.hidden, c.width)
+        self.norm = nn.LayerNorm(c.width)
+        self.layers = nn.ModuleList(ResamplerLayer(c.hidden, c.heads, c.ratio) for _ in range(c.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, places = self.queries.expand(len(x), -1, -1), self.enter(x)
+        for layer in self.layers:
+            h = layer(h, places)
+        out: Tensor = self.norm(self.leave(h))
+        return out
+
+
+class ImagePromptNet(nn.Module):
+    """Equation (1): net(said) -> the tokens (B, M, width), and net.answer(site, q, tokens) what its second attention says.
+
+    said (B, embed), or (B, L, embed) for a resampler. The values start at zero: at first it says nothing.
+    """
+
+    def __init__(self, config: ImagePromptConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.tokens = Projection(c) if c.kind == "projection" else Resampler(c)
+        self.k = nn.ModuleList(Linear(c.width, width, bias=False) for width in c.sites)
+        self.v = nn.ModuleList(zeroed(Linear(c.width, width, bias=False)) for width in c.sites)
+
+    def forward(self, said: Tensor) -> Tensor:
+        c = self.config
+        expect("said", said, None, *((c.embed,) if c.kind == "projection" else (None, c.embed)))
+        out: Tensor = self.tokens(said)
+        return out
+
+    def answer(self, site: int, q: Tensor, tokens: Tensor) -> Tensor:
+        """q (B, heads, L, E), tokens (B, M, width) -> (B, heads, L, E)."""
+        k, v = (layer(tokens).unflatten(-1, (q.shape[1], -1)).transpose(1, 2) for layer in (self.k[site], self.v[site]))
+        return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype))
+
+
+def cross_sites(widths: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+    """The width of each cross-attention, `counts` of them at each of `widths`."""
+    return tuple(width for width, count in zip(widths, counts, strict=True) for _ in range(count))
