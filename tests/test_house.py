@@ -92,7 +92,7 @@ def code_lines(path):
 
 def test_the_core_stays_small():
     core = [p for p in FILES if room_of(p) in ("process", "denoiser", "guide", "solve")]
-    assert 1000 < sum(map(code_lines, core)) < 2500
+    assert 1000 < sum(map(code_lines, core)) < 3300
 
 
 def run(code):

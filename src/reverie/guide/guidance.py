@@ -1,126 +1,222 @@
-"""Guidance as one line: u + w (c - u), with another choice of u, w, and of what is done to the result.
+"""Guidance: a denoiser made from denoisers, as one formula whose parts may be stacked.
 
-- classifier-free guidance: u is the same model under another condition (arXiv 2207.12598);
-- autoguidance: u is a worse model under the same condition (arXiv 2406.02507);
-- interval: w is a function of t (arXiv 2404.07724); rescale and thresholding act on the result (2305.08891, 2205.11487).
+    x0 = u + w(t) (c - u) + sum_k s_k(t) (c - u_k)                                                                 (1)
+
+c = model(x, t, cond) is evaluated once; u is the same model under another condition, in the same batch (classifier-free guidance,
+arXiv:2207.12598); each u_k is something worse than the model, or stands for a gradient. Where something is done to the difference,
+(1) is written c + (w - 1) (c - u) + ..., which is the same. What is done to the result comes last. w = 1 with nothing else is the
+model itself, bit for bit.
+
+A `Guide` is one wish. It adds its part to a `Guided`; parts of one kind act in the order in which they were asked for.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from reverie.denoiser import Cond, Model
+from reverie.card import Card
+from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError
 from reverie.process.path import Path, like, time
 
 Scale = float | Callable[[Tensor], Tensor]
-Finish = Callable[[Tensor, Tensor], Tensor]  # (guided, conditional) -> x0
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a part of the formula is asked: x (B, ...) at t (B,) under cond; c (B, ...) is the model's own estimate there.
+
+    rows (B,) bool: the samples that have w other than 1 there.
+    """
+
+    x: Tensor
+    t: Tensor
+    cond: Cond | None
+    path: Path
+    c: Tensor
+    rows: Tensor
+
+
+Weigh = Callable[[Tensor, Tensor], Tensor]  # (t (B,), w (B,)) -> w (B,)
+Rows = Callable[[Tensor], Tensor]  # t (B,) -> (B,) bool
+Change = Callable[[At, Tensor], Tensor]  # of u, of c - u, or of the result
+Term = Callable[[At], Tensor | None]  # what is added; None is nothing
 
 
 @dataclass(frozen=True)
 class Guided:
-    """u + w (c - u), c = model(x, t, cond), u = other(x, t, negative or cond)."""
+    """Equation (1). weigh: change w. gates: where one of them is shut, the model is plain. against: change u; steers: c - u;
+    finish: the result. still: where the estimate is x / (alpha + sigma), with which nothing moves."""
 
     model: Model
-    other: Model
-    scale: Scale
+    scale: Scale = 1.0
     negative: Cond | None = None
-    finish: tuple[Finish, ...] = ()
+    weigh: tuple[Weigh, ...] = ()
+    gates: tuple[Rows, ...] = ()
+    against: tuple[Change, ...] = ()
+    steers: tuple[Change, ...] = ()
+    terms: tuple[Term, ...] = ()
+    finish: tuple[Change, ...] = ()
+    still: tuple[Rows, ...] = ()
 
     @property
     def path(self) -> Path:
         return self.model.path
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
-        w = self._weight(t)
-        return self.model(x, t, cond) if w is None else self._towards(w, *self.both(x, t, cond))
+        every, is_open, w = self._weights(x, t)
+        if self._plain(is_open, w):
+            return self.model(x, t, cond)
+        if bool(self._stays(every, is_open).all()):
+            return self._unmoved(x, every)
+        c, u = (self.model(x, t, cond), None) if bool((w == 1).all()) else self.both(x, t, cond)
+        return self._combined(At(x, every, cond, self.path, c, w != 1), u, w, is_open)
 
     def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
         """The guided mean, and the variance that the model learnt under the condition itself."""
-        w, own = self._weight(t), cast(Any, self.model)
-        if w is None:
-            c, variance = own.with_variance(x, t, cond)
-            return c, variance
-        if not self._shared(cond):
-            c, variance = own.with_variance(x, t, cond)
-            return self._towards(w, c, self.other(x, t, self._against(cond))), variance
-        means, variances = own.with_variance(*self._twice(x, t, cond))
-        return self._towards(w, *means.chunk(2)), variances.chunk(2)[0]
+        every, is_open, w = self._weights(x, t)
+        own = cast(Any, self.model).with_variance
+        if bool((w == 1).all()):
+            (c, variance), u = own(x, t, cond), None
+        elif cond is None:
+            (c, variance), u = own(x, t, cond), self.model(x, t, self.negative)
+        else:
+            means, variances = own(*self._twice(x, t, cond))
+            (c, u), variance = means.chunk(2), variances.chunk(2)[0]
+        return (c if self._plain(is_open, w) else self._combined(At(x, every, cond, self.path, c, w != 1), u, w, is_open)), variance
 
     def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
-        """c and u: in one batch where they are the same model."""
-        if not self._shared(cond):
-            return self.model(x, t, cond), self.other(x, t, self._against(cond))
+        """c and u, in one batch."""
+        if cond is None:
+            return self.model(x, t, cond), self.model(x, t, self.negative)
         c, u = self.model(*self._twice(x, t, cond)).chunk(2)
         return c, u
 
-    def _weight(self, t: Tensor) -> Tensor | None:
-        """w (), or one per sample; None where it is 1 everywhere and u is not needed."""
-        w = self.scale(time(t)) if callable(self.scale) else torch.tensor(float(self.scale), dtype=torch.float64)
-        return None if bool((w == 1).all()) else w
+    def _weights(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """t, whether guidance is on, and w, each (B,)."""
+        every = time(t).expand(x.shape[0])
+        w = self.scale(every) if callable(self.scale) else torch.full_like(every, self.scale)
+        for change in self.weigh:
+            w = change(every, w)
+        is_open = torch.ones_like(every, dtype=torch.bool)
+        for gate in self.gates:
+            is_open = is_open & gate(every)
+        return every, is_open, torch.where(is_open, w, 1.0)
 
-    def _towards(self, w: Tensor, c: Tensor, u: Tensor) -> Tensor:
-        out = u + like(w, c) * (c - u)
+    def _plain(self, is_open: Tensor, w: Tensor) -> bool:
+        """Whether nothing is asked of any sample."""
+        more = self.terms or self.finish or self.still
+        return bool((w == 1).all()) and not (more and bool(is_open.any()))
+
+    def _combined(self, at: At, u: Tensor | None, w: Tensor, is_open: Tensor) -> Tensor:
+        out = at.c if u is None else self._towards(at, u, w)
+        shut = None if bool(is_open.all()) else like(~is_open, at.c).bool()
+        for term in self.terms:
+            if (more := term(at)) is not None:
+                out = out + (more if shut is None else more.masked_fill(shut, 0))
         for change in self.finish:
-            out = change(out, c)
-        return out
+            out = change(at, out)
+        if bool((stays := self._stays(at.t, is_open)).any()):
+            out = torch.where(like(stays, out).bool(), self._unmoved(at.x, at.t), out)
+        return out if shut is None else torch.where(shut, at.c, out)
 
-    def _against(self, cond: Cond | None) -> Cond | None:
-        return cond if self.negative is None else self.negative
+    def _towards(self, at: At, u: Tensor, w: Tensor) -> Tensor:
+        for change in self.against:
+            u = change(at, u)
+        step = at.c - u
+        for change in self.steers:
+            step = change(at, step)
+        out = at.c + like(w - 1, step) * step if self.steers else u + like(w, step) * step
+        return out if bool(at.rows.all()) else torch.where(like(at.rows, out).bool(), out, at.c)
 
-    def _shared(self, cond: Cond | None) -> bool:
-        return self.other is self.model and cond is not None and self._against(cond) is not None
+    def _stays(self, t: Tensor, is_open: Tensor) -> Tensor:
+        stays = torch.zeros_like(is_open)
+        for rows in self.still:
+            stays = stays | rows(t)
+        return stays & is_open
 
-    def _twice(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor, Cond]:
-        conds = [c for c in (cond, self._against(cond)) if c is not None]
-        return torch.cat([x, x]), time(t).expand(x.shape[0]).repeat(2), Cond.cat(conds)
+    def _unmoved(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.path(t)
+        return x / like(alpha + sigma, x)
+
+    def _twice(self, x: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor, Cond]:
+        assert self.negative is not None
+        return torch.cat([x, x]), time(t).expand(x.shape[0]).repeat(2), Cond.cat([cond, self.negative])
 
 
-def cfg(model: Model, scale: Scale, negative: Cond | None, *finish: Finish) -> Model:
+def cfg(model: Model, scale: Scale, negative: Cond | None) -> Model:
     """Classifier-free guidance; `negative` is the empty or negative condition, one row per sample. scale 1: `model` itself."""
     if negative is None:
         raise UserError("classifier-free guidance needs a negative condition: encode the empty prompt, or use scale 1")
-    return model if scale == 1 else Guided(model, model, scale, negative, finish)
+    return model if scale == 1 else Guided(model, scale, negative)
 
 
-def autoguide(model: Model, weak: Model, scale: Scale, *finish: Finish) -> Model:
-    """Guidance by a worse version of the model itself (smaller, or trained less) under the same condition."""
-    return Guided(model, weak, scale, None, finish)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What guidance is asked of. plain: the model before it. negative: the empty or negative condition, None where there is none.
+
+    scale: w. grid (n + 1,) or (n + 1, B): the times of the steps. said: what was asked for, one per sample. cond: as it was heard.
+    """
+
+    plain: Model
+    grid: Tensor
+    scale: float = 1.0
+    negative: Cond | None = None
+    said: tuple[Any, ...] = ()
+    cond: Cond | None = None
+
+    def likewise(self, other: Model) -> Model:
+        """Another model, evaluated one sample at a time where the plain one is."""
+        inner: Any = self.plain
+        while inner is not None and not isinstance(inner, OneByOne):
+            inner = getattr(inner, "model", None)
+        return other if inner is None else OneByOne(other)
 
 
-def interval(scale: float, low: float, high: float) -> Scale:
-    """w = scale for low <= t <= high, and 1 outside, where the second evaluation is saved."""
-    if not 0 <= low <= high <= 1:
-        raise UserError(f"guidance interval {low}..{high}: give 0 <= low <= high <= 1, with t = 1 noise")
-    return lambda t: torch.where((t >= low) & (t <= high), float(scale), 1.0).to(torch.float64)
+@dataclass(frozen=True)
+class Guide:
+    """One wish, by what it adds to the formula.
+
+    lacks: the name of a file that must be opened first, and complete: what makes the guide of what was in it; `wants` says whether
+    that is a `Hearing` or a `Witness`. `reverie.systems.guides.opened` does it.
+    """
+
+    join: Callable[[Guided, Asked], Guided]
+    lacks: str = ""
+    complete: "Callable[[Any], Guide] | None" = None
+    wants: Any = None
+    card: Card = field(default_factory=dict, repr=False, compare=False)
 
 
-def rescale(phi: float = 0.7) -> Finish:
-    """Moves each sample's standard deviation towards the conditional one by phi (arXiv 2305.08891, eq. 15-16)."""
-
-    def finish(guided: Tensor, conditional: Tensor) -> Tensor:
-        axes = tuple(range(1, guided.ndim))
-        ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
-        return guided * (phi * ratio + 1 - phi)
-
-    return finish
+def adding(**parts: Any) -> Guide:
+    """A guide that adds one part of a kind, whatever is asked for."""
+    return Guide(lambda made, asked: more(made, **parts))
 
 
-def threshold(percentile: float = 0.995, limit: float = 1.0) -> Finish:
-    """Dynamic thresholding of data in [-limit, limit] (arXiv 2205.11487, section 2.3)."""
-
-    def finish(guided: Tensor, conditional: Tensor) -> Tensor:
-        reach = like(_quantile(guided.flatten(1).abs().float(), percentile).clamp(min=limit), guided)
-        return guided.clamp(-reach, reach) / reach * limit
-
-    return finish
+def more(made: Guided, **parts: Any) -> Guided:
+    """With one more part of each of these kinds, after those that are there."""
+    longer: dict[str, Any] = {kind: (*getattr(made, kind), part) for kind, part in parts.items()}
+    return replace(made, **longer)
 
 
-def _quantile(rows: Tensor, share: float) -> Tensor:
-    """The quantile of each row (B, N), linear between neighbours, for any N: torch.quantile refuses more than 2^24."""
-    low, part = divmod(share * (rows.shape[1] - 1), 1)
-    least = rows.kthvalue(int(low) + 1, 1).values
-    return least if not part else least.lerp(rows.kthvalue(int(low) + 2, 1).values, part)
+def guided(asked: Asked, guides: Sequence[Guide] = ()) -> Model:
+    """The model with guidance; without guides and at scale 1, the model itself. Made anew for each batch: momentum has a memory."""
+    made = Guided(asked.plain, float(asked.scale), asked.negative)
+    for guide in guides:
+        if guide.lacks:
+            raise UserError(
+                f"{guide.card.get('name')} names {guide.lacks}, which is not opened: reverie.systems.guides.opened does it"
+            )
+        made = guide.join(made, asked)
+    if asked.negative is None and (made.scale != 1 or made.weigh):
+        raise UserError("classifier-free guidance needs a negative condition: encode the empty prompt, or use scale 1")
+    return made if guides or made.scale != 1 else asked.plain
+
+
+def step_of(grid: Tensor, t: Tensor) -> Tensor:
+    """k (B,) of the step that t (B,) belongs to: grid_k >= t > grid_(k + 1), whatever the last bits of t; grid as of `Asked`."""
+    knots = time(grid) if grid.ndim > 1 else time(grid)[:, None]
+    return ((knots >= t - 1e-9).sum(0) - 1).clamp(0, len(grid) - 2)

@@ -10,11 +10,13 @@ from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
 from reverie.systems.emoji.recipe import EMOJI, EMOJI_READER, EMOJI_WORDS
 from reverie.systems.fashion.recipe import FASHION
 from reverie.systems.folder.recipe import FOLDER
+from reverie.systems.readers.noisy import AVATARS_SCORER, FASHION_CLASSIFIER
 from reverie.systems.readers.recipe import AVATARS_READER, FASHION_READER
 from reverie.systems.toy.recipe import TOY
 
 PRESETS = (
     *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER_128, LATENT, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
     *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER, EMOJI_READER),
+    *(FASHION_CLASSIFIER, AVATARS_SCORER),
 )
 RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

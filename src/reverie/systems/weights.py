@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from reverie.card import Card, card_of, rebuild
 from reverie.codec import CODECS
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import ENCODERS, SAID
+from reverie.encode import ENCODERS, SAID, Concepts
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.measure.matching import Matcher
+from reverie.measure.noisy import NoisyReader, Scorer
 from reverie.measure.reader import Reader
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
@@ -46,6 +47,9 @@ NETS: dict[type, type[nn.Module]] = {
 }
 """What a denoiser's net may be: one line each."""
 NOISES = (gaussian, offset, student_t)
+READER = Reader | Matcher | NoisyReader | Scorer
+READERS = (Reader, Matcher, NoisyReader, Scorer, Concepts, *CLOCKS)
+"""What a reader may be, and what it is made of."""
 FORMAT = 2
 CARD = "reverie.card"
 """The entry of a file's metadata that says it is ours."""
@@ -180,7 +184,7 @@ def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
         made: dict[str, Any] = {
             "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},
             "codec": None if card["codec"] is None and not whole else rebuild(card["codec"], CODECS, f"{path}: codec"),
-            "reader": None if card.get("reader") is None else rebuild(card["reader"], (Reader, Matcher), f"{path}: reader"),
+            "reader": None if card.get("reader") is None else rebuild(card["reader"], READERS, f"{path}: reader", READER),
         }
     about = {**_about(card["about"], f"{path}: about"), "hash": stamp}
     if not whole:
