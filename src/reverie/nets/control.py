@@ -71,7 +71,8 @@ class ControlNetConfig:
 
     body: of the U-Net that it is a copy of. hint_channels: of the picture. factor: pixels that a place of x stands for, each way:
     1 in pixels, 8 in most latents. widths: of the encoder of the picture, empty = as published. unit: the picture is taken to
-    [0, 1] first, as in published ones, not left in [-1, 1].
+    [0, 1] first, as in published ones, not left in [-1, 1]. pooled: each residual is its mean over all places, so that of the
+    picture its style is heard, and no places.
     """
 
     body: UNetConfig
@@ -79,6 +80,7 @@ class ControlNetConfig:
     factor: int = 1
     widths: tuple[int, ...] = ()
     unit: bool = False
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -119,7 +121,8 @@ class ControlNet(nn.Module):
         mask: Tensor | None = None,
     ) -> list[Tensor]:
         features = self.body.features(x, t, vector=vector, tokens=tokens, mask=mask, inner=heard)
-        return [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
+        said = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
+        return [r.mean((2, 3), keepdim=True) for r in said] if self.config.pooled else said
 
     def forward(self, x: Tensor, t: Tensor, hint: Tensor, **inputs: Any) -> list[Tensor]:
         return self.answered(x, t, self.heard(hint), **inputs)

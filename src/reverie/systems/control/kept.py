@@ -1,0 +1,69 @@
+"""Controls of ours as files: one `.safetensors`, whose card says what they are and of which model.
+
+card = {"format", "control": the shape of the net, "base": {"name", "hash"} of the model, "about": what is said of it}.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reverie.card import card_of, rebuild
+from reverie.errors import UserError
+from reverie.files import load_tensors, save_tensors
+from reverie.nets.control import ControlNet, ControlNetConfig
+from reverie.nets.control_transformer import ControlTransformer, ControlTransformerConfig
+from reverie.nets.t2i import T2IAdapter, T2IConfig
+from reverie.systems.system import System
+from reverie.systems.weights import CARD, FORMAT
+from reverie.systems.weights import _fill as fill
+from reverie.systems.weights import _only as only
+
+LOG = logging.getLogger("reverie")
+NETS: dict[type, type[nn.Module]] = {
+    ControlNetConfig: ControlNet,
+    ControlTransformerConfig: ControlTransformer,
+    T2IConfig: T2IAdapter,
+}
+"""What a control may be: one line each."""
+
+
+def save_control(net: nn.Module, path: str | Path, base: System, about: Mapping[str, Any] | None = None) -> None:
+    """Writes a control of this system. about: name, licence, data, recipe, measured quality."""
+    card = {
+        "format": FORMAT,
+        "control": card_of(net.config),
+        "base": {"name": base.name, "hash": base.hash},
+        "about": dict(about or {}),
+    }
+    save_tensors(Path(path), net.state_dict(), {CARD: card})
+
+
+def load_control(path: Path, base: System) -> Any:
+    """The net of a control written by `save_control`, checked whole; that it was trained on other weights is a warning."""
+    tensors, about = load_tensors(path)
+    card = about.get(CARD)
+    if not isinstance(card, dict) or "control" not in card:
+        raise UserError(f"{path} is a model of ours and no control: name a file that training a control wrote")
+    only(card, ("format", "control", "base", "about"), str(path))
+    if rebuild(card["format"], (), f"{path}: format", int) > FORMAT:
+        raise UserError(f"{path} is of a later version than this one reads: update reverie")
+    config = rebuild(card["control"], NETS, f"{path}: control")
+    with torch.device("meta"):
+        try:
+            net = NETS[type(config)](config)
+        except Exception as error:  # whatever a net says of its configuration, it came from the file
+            raise UserError(f"{path}: no control can be made from its card: {' '.join(str(error).split())}") from error
+    fill(net, tensors, f"{path}: the weights of the control")
+    only(card["base"], ("name", "hash"), f"{path}: base")
+    name, stamp = (rebuild(card["base"][k], (), f"{path}: base.{k}", str) for k in ("name", "hash"))
+    body = getattr(config, "body", None)
+    own = getattr(getattr(base.denoiser, "net", None), "config", None)
+    if body is not None and body != own:
+        raise UserError(f"{path} is a control of {name}, and {base.name} has a net of another shape: name that model")
+    if stamp and base.hash and stamp != base.hash:
+        LOG.warning("%s was trained on %s of other weights than these of %s", path, name, base.name)
+    return net
