@@ -11,7 +11,7 @@ from published import PIPELINES
 from small import small_system
 
 from reverie.cli import main
-from reverie.cli.generate import unheeded
+from reverie.cli.drawing import unheeded
 from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.systems.foreign import open_folder, write_folder

@@ -10,6 +10,10 @@ from reverie.errors import UserError, nearest
 
 COMMANDS = {
     "generate": "pictures from words",
+    "edit": "a picture changed as words say",
+    "inpaint": "a part of a picture drawn anew",
+    "outpaint": "a picture on a larger canvas",
+    "upscale": "a picture enlarged, its details drawn",
     "compare": "two settings side by side: a grid of pictures, and a table",
     "train": "train a model: reverie train RECIPE --help",
     "tune": "fit a solver of few steps to a model",

@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reverie.cli.generate import TAKEN, Generate, of_solver, opened, read, unheeded
+from reverie.cli.drawing import TAKEN, of_solver, opened, read, unheeded
+from reverie.cli.generate import Generate
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import check_place

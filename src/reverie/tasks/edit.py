@@ -64,6 +64,12 @@ class Edit:
     def opened(self) -> Image.Image:
         return picture(self.image)
 
+    def check(self) -> None:
+        """UserError unless the pictures can be opened and belong together."""
+        image = self.opened
+        if self.mask is not None:
+            mask_for(self.mask, image, image.size[::-1])
+
     def __call__(self, start: Start) -> Start:
         image, system, size = self.opened, start.system, start.settings.size
         pixels = fitted(image, size, system.codec.channels)

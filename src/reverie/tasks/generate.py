@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reverie.card import Card
 from reverie.errors import UserError
 from reverie.solve import Step, trace
 from reverie.systems.memory import ran_out
@@ -50,7 +51,7 @@ class Preview:
 class Picture:
     """A finished picture and what made it. prompt: with the style in words. seconds: its share of its batch's time.
 
-    nfe: evaluations of the net; a guided pair, with and without the prompt, counts as one.
+    nfe: evaluations of the net; a guided pair, with and without the prompt, counts as one. tasks: the cards of those that tell.
     """
 
     image: Image.Image
@@ -59,6 +60,7 @@ class Picture:
     nfe: int
     seconds: float
     settings: Settings
+    tasks: tuple[Card, ...] = ()
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
@@ -68,7 +70,7 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def _run(system: System, settings: Settings, tasks: Sequence[Task]) -> Iterator[Preview | list[Picture]]:
-    prompts = settings.prompts()
+    prompts, cards = settings.prompts(), tuple(card for task in tasks if (card := getattr(task, "card", None)) is not None)
     for first in range(0, len(prompts), settings.batch):
         begin = time.perf_counter()
         with torch.no_grad():
@@ -78,11 +80,11 @@ def _run(system: System, settings: Settings, tasks: Sequence[Task]) -> Iterator[
         for step in trace(model, x, start.grid, start.solver, cond=start.told, rng=start.rng):
             yield Preview(first, len(prompts), step, system)
         assert step is not None
-        yield _finish(start, prompts[first : first + settings.batch], step, begin)
+        yield _finish(start, prompts[first : first + settings.batch], step, begin, cards)
 
 
 @torch.no_grad()
-def _finish(start: Start, asked: list[Any], last: Step, begin: float) -> list[Picture]:
+def _finish(start: Start, asked: list[Any], last: Step, begin: float, cards: tuple[Card, ...]) -> list[Picture]:
     if not bool(last.x.isfinite().all()):
         raise Diverged("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
     system, settings = start.system, start.settings
@@ -93,7 +95,7 @@ def _finish(start: Start, asked: list[Any], last: Step, begin: float) -> list[Pi
     made = []
     for seed, (image, prompt) in enumerate(zip(images, asked, strict=True), settings.seed + start.first):
         own = replace(settings, prompt=(prompt,), seed=seed, count=1)
-        made.append(Picture(image, settings.said(prompt), seed, last.nfe, seconds, own))
+        made.append(Picture(image, settings.said(prompt), seed, last.nfe, seconds, own, cards))
     return made
 
 

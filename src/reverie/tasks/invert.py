@@ -6,6 +6,8 @@ What the other words do not speak of stays nearly as it was.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from PIL import Image
+
 from reverie.card import Card
 from reverie.errors import UserError
 from reverie.process.path import like
@@ -31,13 +33,16 @@ class Invert:
             raise UserError(f"strength is {self.strength}; it is a share of the way to noise, above 0 and at most 1")
 
     @property
+    def opened(self) -> Image.Image:
+        return picture(self.image)
+
+    @property
     def card(self) -> Card:
-        image = picture(self.image)
-        return {"name": "invert", "image": card_of_picture(image, self.image), "said": self.said, "strength": self.strength}
+        return {"name": "invert", "image": card_of_picture(self.opened, self.image), "said": self.said, "strength": self.strength}
 
     def __call__(self, start: Start) -> Start:
         system, path, count = start.system, start.system.denoiser.path, len(start.said)
-        pixels = fitted(picture(self.image), start.settings.size, system.codec.channels)
+        pixels = fitted(self.opened, start.settings.size, system.codec.channels)
         source, grid = encoded(system, pixels), cut(start, self.strength)
         encoder = system.prompt_encoder
         cond = None if encoder is None else alone(encoder, [self.said], start.settings.size)

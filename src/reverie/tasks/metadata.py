@@ -31,13 +31,14 @@ PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 class Made:
     """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits.
 
-    refiner: the model that drew the end of the way, likewise; "" for none.
+    refiner: the model that drew the end of the way, likewise; "" for none. tasks: what was done besides drawing from words.
     """
 
     settings: Settings
     model: str
     hash: str = ""
     refiner: str = ""
+    tasks: tuple[Mapping[str, Any], ...] = ()
 
     def fits(self, system: System) -> bool:
         """Whether these are the weights that made it, as far as is known."""
@@ -68,6 +69,8 @@ def infotext(picture: Picture, system: System) -> str:
     }
     if system.refiner is not None:
         pairs |= {"Refiner": system.refiner.name, "Refiner switch at": s.handover}
+    if (strength := next((task["strength"] for task in picture.tasks if "strength" in task), None)) is not None:
+        pairs["Denoising strength"] = strength
     if grid_of(schedule, "a1111") != s.grid:
         pairs["Grid"] = s.grid  # what its arguments are; other readers pass over a name they do not know
     lines = [str(picture.prompt)] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
@@ -77,7 +80,8 @@ def infotext(picture: Picture, system: System) -> str:
 def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
     """Everything needed to make the picture again. model: where the system was opened from, as it was given."""
     settings = asdict(picture.settings) | {"prompt": picture.settings.prompt[0]}
-    return {"reverie": 1, "model": source(system, model), "settings": settings, "nfe": picture.nfe}
+    made = {"reverie": 1, "model": source(system, model), "settings": settings, "nfe": picture.nfe}
+    return made | ({"tasks": list(picture.tasks)} if picture.tasks else {})
 
 
 def source(system: System, model: str = "") -> dict[str, Any]:
@@ -137,7 +141,9 @@ def _ours(said: str, path: Path) -> Made:
         settings = {k: v for k, v in found["settings"].items() if k in known}
         model = found["model"]
         made = Settings(**settings | {"prompt": (settings["prompt"],)})
-        return Made(made, str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", "")))
+        tasks = tuple(task for task in found.get("tasks", ()) if isinstance(task, Mapping))
+        named = str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", ""))
+        return Made(made, *named, tasks)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from reverie.errors import UserError
 from reverie.systems.system import System
+from reverie.tasks.edit import Edit
+from reverie.tasks.generate import generate
 from reverie.tasks.source import picture
 
 MOST = 8192
@@ -47,3 +49,10 @@ def canvas(system: System, image: Any, margins: Margins) -> tuple[Image.Image, I
     array = np.pad(np.asarray(inner), (*around, (0, 0)), mode="edge")
     hole = np.pad(np.zeros((inner.height, inner.width), np.uint8), around, constant_values=255)
     return Image.fromarray(array), Image.fromarray(hole), {"height": height, "width": width}
+
+
+def outpaint(system: System, image: Any, prompt: Any = "", resample: int = 0, **settings: Any) -> list[Image.Image]:
+    """PIL images on a larger canvas: left, right, top, bottom in pixels, beside the keywords of `Settings`."""
+    edges = {name: settings.pop(name) for name in Margins.__dataclass_fields__ if name in settings}
+    large, mask, size = canvas(system, image, Margins(**edges))
+    return generate(system, prompt, tasks=[Edit(large, 1.0, mask, resample)], **{**settings, **size})

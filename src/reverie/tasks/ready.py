@@ -9,7 +9,10 @@ from PIL import Image
 from reverie.errors import UserError, nearest
 from reverie.systems import System, open_model
 from reverie.systems.opening import Opening
+from reverie.tasks.edit import edit, inpaint
 from reverie.tasks.generate import Preview, generate, steps
+from reverie.tasks.outpaint import outpaint
+from reverie.tasks.upscale import upscale
 
 
 class Ready(System):
@@ -22,6 +25,22 @@ class Ready(System):
     def steps(self, prompt: Any = "", **settings: Any) -> Iterator[Preview]:
         """Every step as it is taken; `step.pictures()` are the predicted clean pictures."""
         return steps(self, prompt, **settings)
+
+    def edit(self, image: Any, prompt: Any = "", strength: float = 0.6, **settings: Any) -> list[Image.Image]:
+        """The picture (a path, a PIL picture, an array) changed towards the prompt: see `reverie.tasks.edit`."""
+        return edit(self, image, prompt, strength, **settings)
+
+    def inpaint(self, image: Any, mask: Any, prompt: Any = "", **settings: Any) -> list[Image.Image]:
+        """What is white in the mask drawn anew: see `reverie.tasks.edit`."""
+        return inpaint(self, image, mask, prompt, **settings)
+
+    def outpaint(self, image: Any, prompt: Any = "", **settings: Any) -> list[Image.Image]:
+        """The picture on a canvas that is larger by left, right, top and bottom pixels: see `reverie.tasks.outpaint`."""
+        return outpaint(self, image, prompt, **settings)
+
+    def upscale(self, image: Any, prompt: Any = "", factor: float = 2.0, **settings: Any) -> list[Image.Image]:
+        """The picture enlarged, its details drawn: see `reverie.tasks.upscale`."""
+        return upscale(self, image, prompt, factor, **settings)
 
 
 def load(name: str, **opening: Any) -> Ready:

@@ -48,7 +48,7 @@ def size_for(system: System, image: Image.Image, settings: Mapping[str, Any]) ->
     scale = math.sqrt(area / (image.height * image.width))
     if 1 / FACTOR <= scale**2 <= FACTOR and not any(n % step for n in own.values()) and not 0 < system.largest < max(image.size):
         return own
-    most = system.largest or max(own.values()) * step
+    most = system.largest or max(round(n * scale) + step for n in own.values())
     return {k: min(max(round(n * scale / step), 1) * step, most) for k, n in own.items()}
 
 

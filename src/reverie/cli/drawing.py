@@ -1,0 +1,242 @@
+"""What the commands that draw pictures share: options, the model, a bar, files with everything needed to repeat them."""
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tqdm import tqdm
+
+from reverie.cli.parse import parse
+from reverie.errors import UserError
+from reverie.files import free
+from reverie.solve.names import SOLVERS, ambiguity
+from reverie.systems import System
+from reverie.systems.opening import USUAL, Opening
+from reverie.systems.shipped import open_model
+from reverie.tasks import metadata
+from reverie.tasks.generate import Picture, Preview, notes, run
+from reverie.tasks.settings import TUNED, Settings, meant, wanted
+from reverie.tasks.start import Task
+from reverie.tasks.vary import Vary
+
+TAKEN = (
+    "style",
+    "count",
+    "seed",
+    "steps",
+    "guidance",
+    "negative",
+    "solver",
+    "grid",
+    "handover",
+    "height",
+    "width",
+    "batch",
+    "strict",
+)
+
+
+FEW = 8
+"""Steps of models that were distilled, mostly without guidance."""
+
+
+G = TypeVar("G", bound="Drawing")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn. Image k of a call has seed `seed + k`; every PNG carries what made it."""
+
+    style: str = ""
+    """A style of the model, by name."""
+    count: int = 1
+    """Pictures of each prompt."""
+    seed: int = 0
+    """Of the first picture; the others count on from it."""
+    steps: int | None = None
+    """Of the solver; the model's own where they are not given."""
+    guidance: float | None = None
+    """u + w (c - u): 1 = plain conditional."""
+    negative: str = ""
+    """What to steer away from."""
+    solver: str | None = None
+    """A name of ours or of A1111, ComfyUI, diffusers or InvokeAI, as "DPM++ 2M Karras": `reverie solvers` lists them."""
+    grid: str | None = None
+    """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
+    model: str = "reverie-avatars"
+    """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
+    refiner: str = ""
+    """A model that draws the end of the way, as Stable Diffusion XL's refiner."""
+    handover: float = 0.8
+    """The share of the way before the refiner takes over."""
+    height: int | None = None
+    """Pixels; what the model was trained on where it is not given."""
+    width: int | None = None
+    """Likewise."""
+    out: str = "out"
+    """Folder of the pictures; a file that is there is kept, and the new one gets another name."""
+    batch: int = 16
+    """Pictures that are drawn at once; fewer take less memory."""
+    vary: float = 0.0
+    """How much of the noise is that of --vary-seed and those after it: variations of one picture."""
+    vary_seed: int | None = None
+    """See --vary."""
+    strict: bool = False
+    """One picture at a time: the same to the last bit whatever the count and batch."""
+    from_: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """A picture whose settings are taken; what else is given changes them."""
+    json: bool = False
+    """One JSON line per picture on stdout."""
+    opening: Annotated[Opening, tyro.conf.arg(name="")] = USUAL
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What to draw; each command has its own place for it."""
+        return ()
+
+    def saying(self: G, prompt: tuple[str, ...]) -> G:
+        """With this prompt where none is given."""
+        given: dict[str, Any] = {"prompt": self.prompts or prompt}
+        return replace(self, **given)
+
+    def retold(self: G, made: metadata.Made) -> G:
+        """With what a picture tells that is not among the settings."""
+        if made.tasks and not self.answers(made.tasks):
+            names = " and ".join(str(task.get("name")) for task in made.tasks)
+            print(f"reverie: {self.from_} was made by {names} from another picture; its settings alone are taken", file=sys.stderr)
+        return self.saying(made.settings.prompt)
+
+    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether this command does what these tasks of a picture did."""
+        return False
+
+    def early(self) -> None:
+        """What can be refused before a model is loaded."""
+
+    def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
+        """What is done besides drawing from words, and the size that this asks for."""
+        if not self.vary and self.vary_seed is None:
+            return [], {}
+        if self.vary_seed is None:
+            raise UserError("--vary mixes two seeds: name the other one with --vary-seed")
+        return [Vary(self.vary_seed, self.vary or Vary.share)], {}
+
+
+def draw(asked: Drawing, made: metadata.Made | None) -> None:
+    """Draws and saves what is asked."""
+    wishes = wanted(asked.prompts or ("",), {name: getattr(asked, name) for name in TAKEN})
+    _check_folder(Path(asked.out))
+    asked.early()
+    system = opened(asked, made)
+    tasks, size = asked.tasks(system)
+    settings = replace(wishes, **size).filled(system)
+    folder = _folder(Path(asked.out))
+    for line in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance), *of_solver(asked.solver, settings)]:
+        print(f"reverie: {line}", file=sys.stderr)
+    with closing(_shown(system, settings, tasks)) as batches:  # closed before an error is said, so that the bar is gone
+        for picture in itertools.chain.from_iterable(batches):
+            _keep(picture, system, folder, asked)
+
+
+def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadata.Made | None]:
+    """What is asked, and what the picture named by --from tells: that is the default, so whatever is given wins."""
+    asked = parse(kind, arguments, prog, kind())
+    if not asked.from_:
+        return asked, None
+    made = metadata.read(Path(asked.from_))
+    told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
+    if asked.solver and (meant(asked.solver)[1] or told.get("grid") == TUNED):
+        told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well, and a tuned solver's is its own
+    asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, refiner=made.refiner, **told))
+    return asked.retold(made), made
+
+
+def opened(asked: Drawing, made: metadata.Made | None) -> System:
+    """The model; one that is not what made the picture is used, and named."""
+    try:
+        system = open_model(asked.model, asked.opening, asked.refiner)
+    except UserError as error:
+        if made is None or asked.model != made.model:
+            raise
+        raise UserError(f"{asked.from_} was made by '{made.model}': {error} Name the model with --model") from None
+    if made is not None and not made.fits(system):
+        print(f"reverie: '{asked.model}' is not the model that made {asked.from_}: the picture will differ", file=sys.stderr)
+    return system
+
+
+def _check_folder(path: Path) -> None:
+    """UserError where the folder cannot be made or written to, as far as that is known without making it."""
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is a file" if os.path.isfile(there) else "may not be written to"
+        raise UserError(f"cannot write to {path} ({there} {reason}): choose another folder with --out")
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".reverie.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error.strerror}): choose another folder with --out") from None
+    return path
+
+
+def _shown(system: System, settings: Settings, tasks: Sequence[Task]) -> Generator[list[Picture]]:
+    """The batches of pictures as they come, with a bar over all steps."""
+    events = run(system, settings, tasks)
+    total = len(settings.prompts()) * int(settings.steps or 0)
+    with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        for event in events:
+            if isinstance(event, Preview):
+                bar.update(len(event.step.x))
+            else:
+                yield event
+
+
+def _keep(picture: Picture, system: System, folder: Path, asked: Drawing) -> None:
+    path = free(folder / f"{picture.seed:05d}-{_words(picture.prompt) or system.name}.png")
+    metadata.save(picture, system, path, asked.model)
+    line = {"file": str(path), "seed": picture.seed, "nfe": picture.nfe, "seconds": round(picture.seconds, 3)}
+    print(json.dumps(line) if asked.json else path, flush=True)
+
+
+def of_solver(name: str | None, settings: Settings) -> list[str]:
+    """What the name of a solver leaves open, and what the steps of an adaptive one are; one line each."""
+    said = [ambiguity(name)] if name else []
+    row = SOLVERS.get(str(settings.solver))
+    if row and row.family == "adaptive" and settings.steps != 1:
+        said.append(
+            f"{row.name} chooses its own steps, within each of the {settings.steps} of the grid: --steps 1 leaves all to it"
+        )
+    return [line for line in said if line]
+
+
+def _words(prompt: Any) -> str:
+    """A prompt as part of a file's name; disks count bytes, and most take 255."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in str(prompt)).split())[:60]
+    return words.encode()[:120].decode(errors="ignore")
+
+
+def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]:
+    """What was asked of a model that takes no prompt, and has no effect on it; one line each."""
+    if system.prompt_encoder is not None:
+        if getattr(system.denoiser, "guided", False):
+            deaf = f"{system.name} is told the guidance and evaluated once, so the negative prompt has no effect"
+            return [deaf] if negative != "" else []
+        scale = system.defaults.guidance if guidance is None else guidance
+        if scale != 1 and system.defaults.guidance == 1 and system.defaults.steps <= FEW:
+            return [
+                f"{system.name} was made to be drawn with guidance 1: guidance {scale:g} takes twice the time, and is seldom better"
+            ]
+        return [f"guidance is 1, so the negative prompt has no effect on {system.name}"] if negative != "" and scale == 1 else []
+    said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
+    return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]

@@ -1,0 +1,59 @@
+"""`reverie edit photo.png "a smiling woman" --strength 0.6`: a picture changed as words say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from reverie.cli.changing import Changing
+from reverie.cli.drawing import draw, read
+from reverie.errors import UserError
+from reverie.systems import System
+from reverie.tasks import metadata
+from reverie.tasks.edit import Edit as Task
+from reverie.tasks.invert import Invert
+from reverie.tasks.source import size_for
+from reverie.tasks.start import Task as Anything
+
+
+@dataclass(frozen=True)
+class Edit(Changing):
+    """A picture changed as words say: noise is put on, as much as is to change, and taken away again."""
+
+    usage: ClassVar[str] = "reverie edit IMAGE PROMPT"
+
+    strength: float | None = None
+    """How far it goes back to noise: near 0 nothing changes, 1 leaves nothing of it. 0.6 unless told otherwise."""
+    mask: str = ""
+    """A picture of the same size: white is changed, black is kept, grey is changed with that share of the strength."""
+    invert: str | None = None
+    """What the picture shows: it is traced back to its own noise under these words, and drawn from there under the prompt."""
+
+    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
+        return tasks[0].get("name") in ("edit", "invert")
+
+    def retold(self, made: metadata.Made) -> "Edit":
+        told = super().retold(made)
+        strength = next((task.get("strength") for task in made.tasks), None)
+        return replace(told, strength=strength if self.strength is None and isinstance(strength, float) else self.strength)
+
+    def task(self) -> Task | Invert:
+        """What is done with the picture."""
+        if self.invert is None:
+            return Task(self.image, 0.6 if self.strength is None else self.strength, self.mask or None)
+        if self.mask:
+            raise UserError("--invert traces back the whole picture: leave out --mask, or leave out --invert")
+        return Invert(self.image, self.invert, 1.0 if self.strength is None else self.strength)
+
+    def early(self) -> None:
+        super().early()
+        if isinstance(task := self.task(), Task):
+            task.check()
+
+    def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
+        task, (more, _) = self.task(), super().tasks(system)
+        return [*more, task], size_for(system, task.opened, vars(self))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Changes and saves."""
+    draw(*read(Edit, arguments, "reverie edit"))

@@ -1,0 +1,32 @@
+"""A picture enlarged, and its details drawn anew: by a model that was made to enlarge, or by any other at a low strength."""
+
+from typing import Any
+
+from PIL import Image
+
+from reverie.errors import UserError
+from reverie.systems.system import System
+from reverie.tasks.edit import Edit
+from reverie.tasks.generate import generate
+from reverie.tasks.source import picture
+
+MOST = 8
+"""Times that a picture is enlarged."""
+
+
+def enlarged(system: System, image: Any, factor: float, strength: float) -> tuple[Edit, dict[str, int]]:
+    """The task of enlarging a picture by `factor`, each side to the nearest multiple the model can draw, and that size."""
+    if not 1 <= factor <= MOST:
+        raise UserError(f"factor is {factor}; a picture is enlarged 1 to {MOST} times")
+    source = picture(image)
+    width, height = (max(1, round(n * factor / system.step)) * system.step for n in source.size)
+    large = source.resize((width, height), Image.Resampling.LANCZOS)
+    return Edit(large, strength), {"height": height, "width": width}
+
+
+def upscale(
+    system: System, image: Any, prompt: Any = "", factor: float = 2.0, strength: float = 0.3, **settings: Any
+) -> list[Image.Image]:
+    """PIL images, `factor` times larger; see `Settings` for the keywords."""
+    task, size = enlarged(system, image, factor, strength)
+    return generate(system, prompt, tasks=[task], **{**settings, **size})
