@@ -47,8 +47,9 @@ class Invert:
         encoder = system.prompt_encoder
         cond = None if encoder is None else alone(encoder, [self.said], start.settings.size)
         solver: Any = named("ddim")[0]
+        near = 1e-3 if system.denoiser.autocast is None else 1e-2  # half a level, or what bfloat16 leaves
         place = getattr(system.denoiser, "place", source.device)
-        x = invert(system.denoiser, source.to(place), grid, solver, cond=cond, tolerance=1e-3).cpu()
+        x = invert(system.denoiser, source.to(place), grid, solver, cond=cond, tolerance=near).cpu()
         alpha, sigma = path(grid[0])
         noise = (x - like(alpha, x) * source) / like(sigma, x)
         return replace(start, grid=grid, source=source, noise=noise.expand(count, *noise.shape[1:]))
