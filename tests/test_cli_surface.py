@@ -8,13 +8,18 @@ from reverie.cli import COMMANDS, main
 from reverie.cli.compare import Compare
 from reverie.cli.convert import Convert
 from reverie.cli.data import Data
+from reverie.cli.drawing import of_solver
+from reverie.cli.edit import Edit
 from reverie.cli.evaluate import Evaluate
-from reverie.cli.generate import Generate, of_solver
+from reverie.cli.generate import Generate
+from reverie.cli.inpaint import Inpaint
+from reverie.cli.outpaint import Outpaint
 from reverie.cli.parse import _flags, parse
 from reverie.cli.solvers import Solvers
 from reverie.cli.systems import Systems
 from reverie.cli.train import Place, _command
 from reverie.cli.tune import Tune
+from reverie.cli.upscale import Upscale
 from reverie.errors import UserError
 from reverie.systems.opening import Opening
 from reverie.systems.recipes import RECIPES
@@ -27,19 +32,38 @@ def names(kind):
 
 
 def test_commands():
-    assert list(COMMANDS) == ["generate", "compare", "train", "tune", "evaluate", "data", "solvers", "systems", "convert"]
+    assert list(COMMANDS) == [
+        "generate",
+        "edit",
+        "inpaint",
+        "outpaint",
+        "upscale",
+        "compare",
+        "train",
+        "tune",
+        "evaluate",
+        "data",
+        "solvers",
+        "systems",
+        "convert",
+    ]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "avatars-autoencoder", "avatars-latent",
         "autoencoder", "autoencoder-vq", "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
-        "emoji-reader",
+        "emoji-reader", "fashion-classifier", "avatars-scorer",
     ]  # fmt: skip
 
 
 def test_flags():
     assert names(Generate) == (
-        "prompt style count seed steps guidance negative solver grid model refiner handover height width out batch strict from_ "
-        "json opening"
+        "style count seed steps guidance negative solver grid model refiner handover height width out batch vary vary_seed strict "
+        "from_ json opening prompt"
     )
+    changing = f"{names(Generate).removesuffix(' prompt')} image prompt"
+    assert names(Edit) == f"{changing} strength mask invert"
+    assert names(Inpaint) == f"{changing} mask strength resample"
+    assert names(Outpaint) == f"{changing} left right top bottom resample"
+    assert names(Upscale) == f"{changing} factor strength"
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out overwrite sheet"
@@ -56,7 +80,10 @@ def test_flags():
     )
 
 
-OFFERED = {kind.__name__: kind() for kind in (Generate, Compare, Evaluate, Data, Solvers, Tune, Systems, Convert)}
+OFFERED = {
+    kind.__name__: kind()
+    for kind in (Generate, Edit, Inpaint, Outpaint, Upscale, Compare, Evaluate, Data, Solvers, Tune, Systems, Convert)
+}
 OFFERED |= {name: _command(recipe) for name, recipe in RECIPES.items()}
 
 
