@@ -201,7 +201,7 @@ def test_the_commands_draw_what_the_functions_draw(capsys, model, places):
         ("generate", "a man", "--vary", 0.3, "--vary-seed", 8): lambda: generate(SYSTEM, "a man", tasks=[Vary(8, 0.3)], seed=3),
     }
     for asked, make in expected.items():
-        files, _ = run(capsys, model, *asked, *common, "--precision", "fp32")
+        files, _ = run(capsys, model, *asked, *common, "--precision", "float32")
         with Image.open(files[0]) as made:
             assert abs(pixels([made]) - pixels(make())).max() <= 1, asked
 
