@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from reverie.denoiser import Cond
-from reverie.encode.clip import Clip
+from reverie.encode.clip import Clip, words
 from reverie.encode.t5 import T5
 
 
@@ -17,10 +17,11 @@ class PromptFlux(nn.Module):
         self.clip, self.t5 = clip, t5
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
-        return Cond(vector=self.clip.read(prompts)[1], tokens=self.t5.read(prompts)[0])
+        plain = [str(words(p)) for p in prompts]  # weights and chunks are nothing to the vector
+        return Cond(vector=self.clip.read(plain)[1], tokens=self.t5.read(plain)[0])
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)
 
     def notes(self, prompt: str) -> list[str]:
-        return self.t5.notes(prompt) + self.clip.shortened(prompt)
+        return self.t5.notes(prompt) + self.clip.shortened(str(prompt))
