@@ -48,7 +48,7 @@ class ImagePrompt(When):
         return self._tokens(self.eye.unsaid, pictures)
 
     def _tokens(self, see: Callable[[Tensor, bool], Tensor], pictures: Tensor) -> Tensor:
-        own = next(self.net.parameters())
+        own = next(self.net.tokens.parameters())
         out: Tensor = self.net(see(pictures, self.net.config.kind == "resampler").to(own))
         return out.float()
 
@@ -93,5 +93,5 @@ class ImagePrompted(Adapted):
 
         return look
 
-    def _own(self, net: nn.Module) -> torch.dtype:
-        return torch.float32 if self.autocast is not None else next(net.parameters()).dtype
+    def _own(self, net: ImagePromptNet) -> torch.dtype:
+        return torch.float32 if self.autocast is not None else next(net.k.parameters()).dtype

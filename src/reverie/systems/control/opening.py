@@ -48,7 +48,7 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     else:
         net = _of_file(Single(place, opening), base)
     check_fits(net, base, str(path))
-    _placed(net, opening)
+    _placed(net, base)
     unshifted = isinstance(net, ControlTransformer) and net.latent and net.config.unpooled
     codec: Any = base.codec if net.latent else None
     return Control(**{"name": place.stem, **when}, net=net, codec=codec, unshifted=unshifted)
@@ -147,11 +147,10 @@ def check_fits(net: Any, base: System, where: str) -> None:
     """UserError unless what the control says can be added to the system's net, and it hears what that is told."""
     own = getattr(getattr(base.denoiser, "net", None), "config", None)
     if isinstance(net, T2IAdapter):
-        widths, given = getattr(own, "widths", []), sorted({*net.config.channels})
-        if not {*given} <= {*widths}:
-            raise UserError(
-                f"{where} gives features of {given} channels, and {base.name} has levels of {widths}: it is for another"
-            )
+        skips, c = [*base.denoiser.net.skips, own.widths[-1]], net.config  # type: ignore[union-attr, misc, operator]
+        given, there = [*c.channels, *c.channels[-1:] * (c.kind == "light")], [skips[k] for k in c.places]
+        if given != there:
+            raise UserError(f"{where} gives features of {given} channels, and {base.name} takes {there}: it is for another model")
         return
     body = net.config.body
     pairs = [(name.replace("_", " "), getattr(body, name, None), getattr(own, name, None)) for name in FITTING.get(type(body), ())]
@@ -178,11 +177,15 @@ def _short(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _placed(net: nn.Module, opening: Opening) -> None:
-    """The net where and as the system's computes."""
-    held(net, opening.inside)
+def _placed(net: nn.Module, base: System) -> None:
+    """The net where and as the system's computes; one that is not placed yet, in the type that its weights have."""
+    model = base.denoiser
+    if model.takes is None and model.autocast is None:
+        net.to(next(model.net.parameters()).dtype)
+    else:
+        held(net, model.autocast)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net.to(opening.place)
+    net.to(model.place)
 
 
 def open_image_prompt(
@@ -209,7 +212,9 @@ def open_image_prompt(
         raise UserError(f"{folder} is not there: an IP-Adapter needs the image encoder that it was trained with; name its folder")
     eye = image_prompt.eye(folder, opening.partial)
     image_prompt.check_eye(eye, config, where, folder)
-    _placed(made, opening)
-    eye.to(opening.place)
-    eye.place = opening.place
+    _placed(made.k, base)
+    _placed(made.v, base)
+    for part in (made.tokens, eye):  # once a picture: in float32
+        part.float().to(base.denoiser.place)
+    eye.place = base.denoiser.place
     return ImagePrompt(**{"name": file.path.stem, **when}, net=made, eye=eye)
