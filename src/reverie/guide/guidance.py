@@ -29,7 +29,7 @@ Scale = float | Callable[[Tensor], Tensor]
 class At:
     """Where a part of the formula is asked: x (B, ...) at t (B,) under cond; c (B, ...) is the model's own estimate there.
 
-    rows (B,) bool: the samples that have w other than 1 there.
+    rows (B,) bool: the samples that have w other than 1 there, and move.
     """
 
     x: Tensor
@@ -70,10 +70,11 @@ class Guided:
         every, is_open, w = self._weights(x, t)
         if self._plain(is_open, w):
             return self.model(x, t, cond)
-        if bool(self._stays(every, is_open).all()):
+        stays = self._stays(every, is_open)
+        if bool(stays.all()):
             return self._unmoved(x, every)
         c, u = (self.model(x, t, cond), None) if bool((w == 1).all()) else self.both(x, t, cond)
-        return self._combined(At(x, every, cond, self.path, c, w != 1), u, w, is_open)
+        return self._combined(At(x, every, cond, self.path, c, (w != 1) & ~stays), u, w, is_open)
 
     def with_variance(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
         """The guided mean, and the variance that the model learnt under the condition itself."""
@@ -86,7 +87,8 @@ class Guided:
         else:
             means, variances = own(*self._twice(x, t, cond))
             (c, u), variance = means.chunk(2), variances.chunk(2)[0]
-        return (c if self._plain(is_open, w) else self._combined(At(x, every, cond, self.path, c, w != 1), u, w, is_open)), variance
+        at = At(x, every, cond, self.path, c, (w != 1) & ~self._stays(every, is_open))
+        return c if self._plain(is_open, w) else self._combined(at, u, w, is_open), variance
 
     def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
         """c and u, in one batch."""

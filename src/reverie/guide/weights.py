@@ -123,7 +123,8 @@ class Memory:
         self.beta, self.past = beta, list[tuple[Tensor, Tensor]]()
 
     def __call__(self, at: At, step: Tensor) -> Tensor:
-        self.past = [(t, value) for t, value in self.past if t.shape != at.t.shape or bool((t > at.t + 1e-9).any())]
+        gone = [(torch.where(at.rows & (t <= at.t + 1e-9), -1.0, t) if t.shape == at.t.shape else t, v) for t, v in self.past]
+        self.past = [(t, value) for t, value in gone if bool((t > at.t.min() + 1e-9).any())]
         if any(value.shape != step.shape for _, value in self.past):
             raise ValueError("momentum remembers each sample of a batch, and was shown another batch on its way")
         found, before = torch.zeros_like(at.rows), torch.zeros_like(step)
