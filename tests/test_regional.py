@@ -165,6 +165,7 @@ def test_small_regions_do_not_vanish_where_places_are_few():
         [[True, False, False, False], *[[False] * 4] * 3],
         [[False, True, True, True]] * 4,
     ]
+    assert look.belongs(4).reshape(1, 2, 2, 2)[0, 1].tolist() == [[False, True]] * 2, "a quarter is not half"
     assert not Look(torch.zeros(1, 1, 8, 8), look.owners, (8, 8), 0.0).belongs(16).any(), "no region, as of a negative prompt"
 
 

@@ -32,7 +32,7 @@ class Cond:
     block; inner: those that join the way down of a U-Net itself, of which an empty one is nothing. guidance (B,): the scale that a
     net distilled from guided ones is told. What a net does not take, and an adapter around it hears: hints (B, C, H, W), one
     picture per control; images (B, M, D), the tokens of image prompts; regions (B, R, H, W) in [0, 1], and owners (B, L) int64, the
-    region from 1 on that each token belongs to, 0 = all places.
+    region from 1 on that each token belongs to, 0 = all places; echo (B, L) int64 and stress (B, L), of `guide/following.py`.
 
     parts: conditions in place of this one's vector, tokens and mask, whose shares (B, K, V) of the estimate are those of each of K
     steps (1 = always), times those of each place where `places` (B, V, H, W) is filled; the other rooms are common to all.
@@ -49,6 +49,8 @@ class Cond:
     images: Tensor | None = None
     regions: Tensor | None = None
     owners: Tensor | None = None
+    echo: Tensor | None = None
+    stress: Tensor | None = None
     parts: "tuple[Cond, ...] | None" = None
     shares: Tensor | None = None
     places: Tensor | None = None
@@ -99,8 +101,10 @@ class Cond:
         extra = length - self.tokens.shape[1]
         mask = self.mask if self.mask is not None else torch.ones_like(self.tokens[..., 0], dtype=torch.bool)
         pad = nn.functional.pad
-        owners = None if self.owners is None else pad(self.owners, (0, extra))
-        return replace(self, tokens=pad(self.tokens, (0, 0, 0, extra)), mask=pad(mask, (0, extra)), owners=owners)
+        rows = {"owners": 0, "echo": -1, "stress": 1}  # what a token more is worth
+        more = {k: pad(v, (0, extra), value=n) for k, n in rows.items() if (v := getattr(self, k)) is not None}
+        told: dict[str, Any] = {"tokens": pad(self.tokens, (0, 0, 0, extra)), "mask": pad(mask, (0, extra)), **more}
+        return replace(self, **told)
 
     @property
     def said(self) -> "Cond":
@@ -117,8 +121,8 @@ def _levelled(conds: Sequence[Cond]) -> Sequence[Cond]:
         conds = [_parted(c, most, steps, size) for c in conds]
     regions = [c.regions for c in conds if c.regions is not None]
     if regions:
-        most, size = max(r.shape[1] for r in regions), regions[0].shape[2:]
-        conds = [_placed(c, most, size) for c in conds]
+        owned = next(c.owners for c in conds if c.owners is not None)
+        conds = [_placed(c, max(r.shape[1] for r in regions), regions[0], owned) for c in conds]
     return conds
 
 
@@ -134,12 +138,12 @@ def _parted(c: Cond, most: int, steps: int, size: Sequence[int] | None) -> Cond:
     return replace(c, parts=(*parts, *[parts[0]] * extra), shares=shares, places=places)
 
 
-def _placed(c: Cond, most: int, size: Sequence[int]) -> Cond:
+def _placed(c: Cond, most: int, other: Tensor, owned: Tensor) -> Cond:
     if c.tokens is None:
         raise ValueError("regions by attention in a batch with a condition without tokens")
-    regions = c.tokens.new_zeros(c.batch, 0, *size) if c.regions is None else c.regions
-    owners = torch.zeros(c.tokens.shape[:2], dtype=torch.int64) if c.owners is None else c.owners
-    regions = torch.cat([regions, regions.new_zeros(c.batch, most - regions.shape[1], *size)], 1)
+    regions = other.new_zeros(c.batch, 0, *other.shape[2:]) if c.regions is None else c.regions
+    owners = owned.new_zeros(c.tokens.shape[:2]) if c.owners is None else c.owners
+    regions = torch.cat([regions, other.new_zeros(c.batch, most - regions.shape[1], *other.shape[2:])], 1)
     return replace(c, regions=regions, owners=owners)
 
 
@@ -173,7 +177,7 @@ def c_noise() -> Clock:
 CLOCKS = (log_snr, timestep, c_noise)
 INPUTS = ("vector", "tokens", "mask", "residuals", "inner", "guidance")
 """What of a condition is handed to the net by name; `concat` goes in beside x."""
-ADAPTED = ("hints", "images", "regions", "owners", "parts", "shares", "places")
+ADAPTED = ("hints", "images", "regions", "owners", "echo", "stress", "parts", "shares", "places")
 """What adapters hear; one around the net must have taken it out."""
 
 

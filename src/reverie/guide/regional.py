@@ -55,7 +55,7 @@ def _ratio(ratio: float) -> float:
 
 def composing(base: Cond, regions: Sequence[Cond], masks: Tensor, ratio: float = 0.0) -> Cond:
     """Equation (2) as a condition for `Composed`; base and regions may themselves have parts. masks: as of `checked`."""
-    masks, ratio = checked(masks, len(regions), base.batch).double(), _ratio(ratio)
+    masks, ratio = checked(masks.cpu(), len(regions), base.batch).double(), _ratio(ratio)
     covered = (1 - ratio) * masks / masks.sum(1, keepdim=True).clamp(min=1)
     weights = torch.cat([1 - covered.sum(1, keepdim=True), covered], 1)  # (B, 1 + R, H, W)
     if ratio == 0:  # what is covered wholly is not left a rounding error of the base
