@@ -28,21 +28,28 @@ from torch import Tensor
 
 from reverie.card import remembers
 from reverie.errors import UserError
-from reverie.guide.guidance import Asked, At, Guide, Guided, adding, more, step_of
+from reverie.guide.guidance import Asked, At, Guide, Guided, more, step_of
 from reverie.process.path import like, time
-
-
-def within(t: Tensor, low: float, high: float) -> Tensor:
-    """Which times lie in an interval, its ends among it, whatever their last bits."""
-    return (t >= low - 1e-9) & (t <= high + 1e-9)
 
 
 @remembers
 def interval(low: float = 0.0, high: float = 1.0) -> Guide:
-    """Guidance of every kind only where low <= t <= high (arXiv:2404.07724); elsewhere the plain model, evaluated once."""
+    """Guidance of every kind only where low <= sigma / (alpha + sigma) <= high (arXiv:2404.07724); elsewhere the plain model.
+
+    That is the share of noise: t on a flow, and the same for every path. Outside, the model is evaluated once.
+    """
     if not 0 <= low <= high <= 1:
-        raise UserError(f"guidance interval {low}..{high}: give 0 <= low <= high <= 1, with t = 1 noise")
-    return adding(gates=lambda t: within(t, low, high))
+        raise UserError(f"guidance interval {low}..{high}: give 0 <= low <= high <= 1, with 1 for noise alone")
+
+    def join(made: Guided, asked: Asked) -> Guided:
+        def gate(t: Tensor) -> Tensor:
+            alpha, sigma = asked.plain.path(t)
+            share = sigma / (alpha + sigma)
+            return (share >= low - 1e-9) & (share <= high + 1e-9)  # whatever its last bits
+
+        return more(made, gates=gate)
+
+    return Guide(join)
 
 
 @remembers
