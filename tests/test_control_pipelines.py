@@ -1,6 +1,8 @@
 """Whole published pipelines with controls and image prompts against diffusers 0.42.1: the same pictures from the same files."""
 
 import inspect
+import json
+import shutil
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -28,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from test_pipelines import NEGATIVE, PROMPT, SIZE, noise
 
 from reverie.adapt import Controlled, ImagePrompted
+from reverie.errors import UserError
 from reverie.systems.control import flux, image_prompt, open_control, open_image_prompt, sd3, t2i, unet
 from reverie.systems.foreign import open_folder
 from reverie.systems.names import taken
@@ -116,8 +119,10 @@ OF_CODES = ("instantx", "large", "dev", "joint")
 ADAPTERS = ("adapter", "light", "adapter_xl")
 
 
-def opened(name, tmp_path):
-    """(diffusers' pipeline with the control, our system, the control's folder)."""
+@pytest.fixture(scope="module", params=CASES)
+def opened(request, tmp_path_factory):
+    """(name, diffusers' pipeline with the control, our system, the control's folder)."""
+    name, tmp_path = request.param, tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     pipe, kind, net = CASES[name]()
     pipe.save_pretrained(tmp_path / "base")
@@ -128,7 +133,7 @@ def opened(name, tmp_path):
     options = {"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}
     theirs = kind(**{k: v for k, v in pipe.components.items() if k in wanted}, **extra, **options)
     theirs.set_progress_bar_config(disable=True)
-    return theirs, system, tmp_path / "control"
+    return name, theirs, system, tmp_path / "control"
 
 
 def picture(channels=3, seed=3):
@@ -172,9 +177,8 @@ def close(a, b):
     assert np.abs(a[1] - b[1]).max() <= 1 and a[1].std() > 5
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_same_picture(name, tmp_path):
-    theirs, system, folder = opened(name, tmp_path)
+def test_the_same_picture(opened):
+    name, theirs, system, folder = opened
     image = picture(1 if name == "light" else 3)
     key, scale = ("image", "adapter_conditioning_scale") if name in ADAPTERS else ("image", "controlnet_conditioning_scale")
     key = "control_image" if name in OF_CODES else key
@@ -189,12 +193,11 @@ def test_the_same_picture(name, tmp_path):
     assert torch.equal(ours(off, hearing(image))[0], base[0])
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_files_without_a_configuration(name, tmp_path):
+def test_files_without_a_configuration(opened, tmp_path):
     """By diffusers' names and, where they have others, by the authors', behind a prefix of theirs."""
+    name, _, system, folder = opened
     if name == "pooled":
         return  # of which no tensor tells
-    _, system, folder = opened(name, tmp_path)
     known, tensors = open_control(folder, system).net, load_file(folder / "diffusion_pytorch_model.safetensors")
     save_file(tensors, tmp_path / "alone.safetensors")
     files = [tmp_path / "alone.safetensors"]
@@ -210,14 +213,17 @@ def test_files_without_a_configuration(name, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(found.parameters(), known.parameters(), strict=True))
 
 
-def test_what_is_written_for_diffusers_is_the_same(tmp_path):
-    for name, module in (("sd1", unet), ("instantx", sd3), ("dev", flux), ("adapter", t2i)):
-        theirs, system, folder = opened(name, tmp_path / name)
-        net = open_control(folder, system).net
-        kind = type(theirs.adapter if name == "adapter" else theirs.controlnet)
-        again = kind(**module.said(net.config))
-        again.load_state_dict({k: v.reshape(again.state_dict()[k].shape) for k, v in taken(net, module.layout(net.config)).items()})
-        assert dict(again.config).keys() >= module.said(net.config).keys()
+def test_what_is_written_for_diffusers_is_the_same(opened):
+    name, theirs, system, folder = opened
+    net = open_control(folder, system).net
+    module = {"instantx": sd3, "large": sd3, "dev": flux, "joint": flux}.get(name, t2i if name in ADAPTERS else unet)
+    known = theirs.adapter if name in ADAPTERS else theirs.controlnet
+    shared = {} if name != "large" else {"use_pos_embed": False}
+    again = type(known)(**module.said(net.config), **shared).state_dict()
+    written = {k: v for k, v in taken(net, module.layout(net.config)).items() if k in again}
+    assert again.keys() == written.keys() and all(again[k].numel() == v.numel() for k, v in written.items())
+    held = known.state_dict()
+    assert all(torch.equal(held[k].flatten(), v.flatten()) for k, v in written.items())
 
 
 SITES = [(1, 32), (3, 32), (5, 32), (7, 64)]
@@ -282,3 +288,109 @@ def test_image_prompts(name, plus, tmp_path):
     assert (drawn[0] - base[0]).abs().max() > 1e-2 * base[0].abs().max()
     assert torch.equal(prompted(system, replace(adapter, weight=0.0), image)[0], base[0])
     assert torch.equal(ours(replace(system, denoiser=ImagePrompted(system.denoiser, [adapter])))[0], base[0])
+
+
+def refused(path, system, said, **options):
+    with pytest.raises(UserError, match=said):
+        open_control(path, system, **options)
+
+
+@pytest.fixture(scope="module")
+def systems(tmp_path_factory):
+    """Systems, each with the folder of a control of its own."""
+    made = {}
+    for name in ("sd1", "sdxl", "instantx", "dev"):
+        torch.manual_seed(0)
+        pipe, _, net = CASES[name]()
+        folder = tmp_path_factory.mktemp(name)
+        pipe.save_pretrained(folder / "base")
+        net.save_pretrained(folder / "control")
+        made[name] = open_folder(folder / "base"), folder / "control"
+    return made
+
+
+def test_a_control_of_another_system_is_refused(systems, tmp_path):
+    sd1, control = systems["sd1"]
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(control / "diffusion_pytorch_model.safetensors", alone)
+    for place in (control, alone):
+        refused(place, systems["dev"][0], "is a control of a U-Net.*has a MMDiT: get one of that")
+        refused(place, systems["sdxl"][0], "control of a U-Net of 32 channels with tokens of 24.* of 56")
+    refused(systems["instantx"][1], sd1, "is a control of Stable Diffusion 3 or Flux.*has a UNet")
+    refused(systems["instantx"][1], systems["dev"][0], "is no control of|describes no such net|none of ours")
+    wide = replace(sd1, codec=systems["sdxl"][0].codec)
+    wide.codec.factor = 4
+    refused(control, wide, "2 pixels a place, not 4")
+    wide.codec.factor = 2
+
+
+def test_what_is_damaged_or_foreign_is_said(systems, tmp_path):
+    system, control = systems["sd1"]
+    folder = tmp_path / "control"
+    shutil.copytree(control, folder)
+    file, tensors = folder / "diffusion_pytorch_model.safetensors", load_file(control / "diffusion_pytorch_model.safetensors")
+    said = json.loads((folder / "config.json").read_text())
+
+    def told(**more):
+        (folder / "config.json").write_text(json.dumps(said | more))
+
+    save_file({k: v for k, v in tensors.items() if k != "controlnet_mid_block.bias"}, file)
+    refused(folder, system, "1 tensors? .*missing: controlnet_mid_block.bias|missing: controlnet_mid_block.bias")
+    save_file(tensors | {"conv_in.weight": tensors["conv_in.weight"][:, :3].contiguous()}, file)
+    refused(folder, system, "of another shape: conv_in.weight")
+    save_file(tensors | {"conv_in.bias": tensors["conv_in.bias"] * float("nan")}, file)
+    refused(folder, system, "conv_in.bias holds NaN")
+    file.write_bytes(b"\x00" * 99)
+    refused(folder, system, "is not a whole safetensors file")
+    file.unlink()
+    refused(folder, system, "control")
+    told(controlnet_conditioning_channel_order="bgr")
+    refused(folder, system, "colours in the order bgr")
+    told(class_embed_type="timestep")
+    refused(folder, system, "class_embed_type is 'timestep'")
+    told(_class_name="AutoencoderKL")
+    refused(folder, system, "holds a AutoencoderKL, which is no control")
+    (folder / "config.json").unlink()
+    refused(folder, system, "config.json is not there")
+    refused(tmp_path / "none.safetensors", system, "is not there")
+    strange = tmp_path / "strange.safetensors"
+    for names, why in (
+        (["lora_controlnet"], "control-LoRA"),
+        (["control_add_embedding.linear_1.bias"], "union of several"),
+        (["lllite_unet_a.b"], "LLLite"),
+        (["ip_adapter.1.to_k_ip.weight"], "an IP-Adapter"),
+        (["some.weight"], "no control by its 1 tensors"),
+        (["controlnet_cond_embedding.conv_in.weight"], "no whole control"),
+    ):
+        save_file({name: torch.zeros(1) for name in names}, strange)
+        refused(strange, system, why)
+    for names, why in ((["controlnet_x_embedder.weight", "controlnet_mode_embedder.weight"], "union"), ([flux.PIXELS], "XLabs")):
+        save_file({name: torch.zeros(1) for name in names}, strange)
+        refused(strange, systems["dev"][0], why)
+
+
+def test_image_prompts_that_do_not_fit_are_refused(systems, tmp_path):
+    system, _ = systems["sd1"]
+    file = ip_adapter(tmp_path, False)
+    tensors = load_file(file)
+    shutil.move(tmp_path / "image_encoder", tmp_path / "eye")
+    with pytest.raises(UserError, match="image_encoder is not there: an IP-Adapter needs"):
+        open_image_prompt(file, system)
+    assert open_image_prompt(file, system, tmp_path / "eye").net.config.tokens == 4
+    for base, change, why in (
+        (systems["sdxl"][0], {}, "tokens are 24 wide"),
+        (systems["dev"][0], {}, "is a control of a U-Net"),
+        (system, {"ip_adapter.9.to_k_ip.weight": torch.zeros(32, 24)}, "unknown: ip_adapter.9"),
+        (system, {"image_proj.proj.0.weight": torch.zeros(2, 2)}, "FaceID"),
+        (
+            system,
+            {"image_proj.proj.weight": torch.zeros(96, 12)},
+            "reads pictures as 12 numbers, .* says 16",
+        ),
+    ):
+        save_file(tensors | change, file)
+        with pytest.raises(UserError, match=why):
+            open_image_prompt(file, base, tmp_path / "eye")
+    save_file({"some.weight": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match="is no IP-Adapter"):
+        open_image_prompt(file, system, tmp_path / "eye")

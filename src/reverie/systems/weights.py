@@ -148,6 +148,10 @@ def load_any(path: str | File) -> System | Part:
         raise UserError(
             f"{path} has no reverie card, so it is no model of ours: name a file that `reverie train` or reverie.save wrote"
         )
+    if "control" in card:
+        base = card.get("base")
+        name = base.get("name") if isinstance(base, dict) else "another model"
+        raise UserError(f"{path} is a control of {name}, and makes no pictures alone: name that model")
     if (form := rebuild(card.get("format"), (), f"{path}: format", int)) > FORMAT:
         raise UserError(f"{path} has format {form}, newer than this version reads ({FORMAT}): update reverie")
     stamp = fingerprint(tensors)

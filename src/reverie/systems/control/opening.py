@@ -128,10 +128,13 @@ def _needed(base: System, kind: type[nn.Module], where: str) -> Any:
 
 
 def _check_width(shapes: Any, own: UNetConfig, where: str, base: System) -> None:
-    width = next((v[1] for k, v in shapes.items() if k.endswith("attn2.to_k.weight")), None)
-    if width != own.context_dim:
-        theirs = UNetConfig(channels=own.channels, context_dim=width)
-        raise UserError(f"{where} is a control of {unet.whose(theirs)}, and {base.name} is {unet.whose(own)}: get one of that")
+    width = next((v[1] for k, v in shapes.items() if k.endswith("attn2.to_k.weight")), own.context_dim)
+    _check_whose(UNetConfig(channels=own.channels, context_dim=width), own, where, base)
+
+
+def _check_whose(body: UNetConfig, own: UNetConfig, where: str, base: System) -> None:
+    if (theirs := unet.whose(body)) != (ours := unet.whose(own)):
+        raise UserError(f"{where} is a control of {theirs}, and {base.name} is {ours}: get one of that")
 
 
 def _built(build: Any, config: Any, tensors: Any, layout: Layout, where: str, base: System, opening: Opening) -> Any:
@@ -153,10 +156,11 @@ def check_fits(net: Any, base: System, where: str) -> None:
             raise UserError(f"{where} gives features of {given} channels, and {base.name} takes {there}: it is for another model")
         return
     body = net.config.body
+    if isinstance(body, UNetConfig) and isinstance(own, UNetConfig):
+        _check_whose(body, own, where, base)
     pairs = [(name.replace("_", " "), getattr(body, name, None), getattr(own, name, None)) for name in FITTING.get(type(body), ())]
     wrong = [f"{name} {_short(a)}, not {_short(b)}" for name, a, b in pairs if a != b]
     if isinstance(net, ControlNet) and isinstance(own, UNetConfig):
-        wrong = [f"that of {unet.whose(body)} and not of {unet.whose(own)}", *wrong] if wrong else []
         wrong += [f"channels {body.in_channels}, not {own.in_channels}"] if body.in_channels > own.in_channels else []
         factor = base.codec.factor
         wrong += [f"{net.config.factor} pixels a place, not {factor}"] if net.config.factor != factor else []
