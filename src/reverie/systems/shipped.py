@@ -61,7 +61,7 @@ def open_reader(name: str | Path) -> Reader:
     if not path.suffix:
         raise UserError(f"no reader is called '{name}'.{nearest(str(name), READERS)}")
     part = load_any(path)
-    if not isinstance(part, Part) or part.reader is None:
+    if not isinstance(part, Part) or not hasattr(part.reader, "read"):
         raise UserError(f"{path} is not a reader: make one with `reverie train avatars-reader` or `reverie train fashion-reader`")
     reader: Reader = part.reader
     return reader
