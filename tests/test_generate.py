@@ -17,6 +17,7 @@ from small import WORDS, picture_of, small_system
 from reverie import oracle
 from reverie.cli import main
 from reverie.encode import Words
+from reverie.encode.asked import read
 from reverie.encode.words import split
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
@@ -26,7 +27,7 @@ from reverie.systems.toy.recipe import TOY
 from reverie.tasks import metadata
 from reverie.tasks.generate import generate, steps, to_images
 from reverie.tasks.settings import settle
-from reverie.tasks.start import alone, plan
+from reverie.tasks.start import plan
 
 SYSTEM = small_system()
 
@@ -58,9 +59,9 @@ def test_prompts_of_any_length_share_a_call():
     torch.manual_seed(1)
     text = TextConfig(vocabulary=2 + len(WORDS), width=64, depth=2, heads=4, length=24, kernel=3)
     encoder = Words(WORDS, text).eval().requires_grad_(False)
-    together = alone(encoder, MIXED, (16, 16))
+    together = read(encoder, MIXED, (16, 16))
     for k, prompt in enumerate(MIXED):
-        one = alone(encoder, [prompt], (16, 16))
+        one = read(encoder, [prompt], (16, 16))
         assert torch.equal(one.vector[0], together.vector[k]) and torch.equal(one.tokens[0], together.tokens[k])
     words = Words(WORDS, replace(text, width=16)).requires_grad_(False)
     system = replace(SYSTEM, encoders={"prompt": words}, denoiser=small_system().denoiser)

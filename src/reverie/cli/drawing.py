@@ -40,6 +40,8 @@ TAKEN = (
     "width",
     "batch",
     "strict",
+    "guide",
+    "plain",
 )
 
 
@@ -66,6 +68,10 @@ class Drawing:
     """u + w (c - u): 1 = plain conditional."""
     negative: str = ""
     """What to steer away from."""
+    guide: tuple[str, ...] = ()
+    """Wishes about the guidance, as "apg(eta=0)" "interval(low=0.2, high=0.8)": docs/guidance.md lists them."""
+    plain: bool = False
+    """Brackets and AND in a prompt are words, and no signs."""
     solver: str | None = None
     """A name of ours or of A1111, ComfyUI, diffusers or InvokeAI, as "DPM++ 2M Karras": `reverie solvers` lists them."""
     grid: str | None = None

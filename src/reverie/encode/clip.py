@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.denoiser import Cond
+from reverie.encode.pieces import Piece
 from reverie.encode.syntax import BREAK, Said, parts
 from reverie.encode.weighted import weighted
 from reverie.errors import UserError
@@ -71,6 +72,10 @@ class Clip(nn.Module):
 
     def notes(self, prompt: str) -> list[str]:
         return []
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for."""
+        return [("clip", token) for chunk in self.chunks(prompt) for token in self._marked(chunk)]
 
     def shortened(self, prompt: str) -> list[str]:
         """What those say of a prompt who use the pooled vector: it is of the first chunk."""

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
+from reverie.encode.pieces import Piece
 from reverie.encode.words import INSTEAD, Words, split
 from reverie.nets.text import TextConfig
 
@@ -60,6 +61,15 @@ class Concepts(Words):
         """The likeliest value of each attribute that the prompt tells."""
         best = {name: int(logit.argmax(1)) for name, logit in self.logits([prompt]).items()}
         return {name: self.values[name][k - 1] for name, k in best.items() if k}
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for: an attribute, whatever is said of it."""
+        return [("attribute", name) for name in self.values]
+
+    def places(self, word: str, prompt: str) -> list[int]:
+        """The rows of the attribute of this name, or of those that the word tells of."""
+        told = {word} if word in self.values else set(self.understood(word))
+        return [i for i, name in enumerate(self.values) if name in told]
 
     def notes(self, prompt: str) -> list[str]:
         return super().notes(prompt) + self._unheard(split(prompt))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import words
+from reverie.encode.pieces import Piece
 from reverie.encode.t5 import cut
 
 
@@ -37,6 +38,11 @@ class Gemma(nn.Module):
 
     def empty(self, count: int) -> Cond:
         return self.against([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for; the instruction's are not among them."""
+        found = self.tokenizer(words(prompt).lower().strip(), padding="max_length", max_length=self.length, truncation=True)
+        return [("gemma", token) for token in found["input_ids"]]
 
     def notes(self, prompt: str) -> list[str]:
         return cut(self.tokenizer, words(prompt).lower().strip(), self.length - 1 - bool(self.instruction))

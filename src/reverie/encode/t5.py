@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import words
+from reverie.encode.pieces import Piece
 
 
 class T5(nn.Module):
@@ -40,6 +41,11 @@ class T5(nn.Module):
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for."""
+        found = self.tokenizer(words(prompt), padding="max_length", max_length=self.length, truncation=True)
+        return [("t5", token) for token in found["input_ids"]]
 
     def notes(self, prompt: str) -> list[str]:
         return cut(self.tokenizer, prompt, self.length - 1)

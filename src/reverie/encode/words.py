@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
+from reverie.encode.pieces import Piece
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig, TextTransformer
 
@@ -62,6 +63,10 @@ class Words(TextTransformer):
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for."""
+        return [("word", int(i)) for i in self.tokenise([prompt])[0][0]]
 
     def notes(self, prompt: str) -> list[str]:
         words = split(prompt)

@@ -92,7 +92,8 @@ class System:
                 f"{wrong}, but {self.name} makes pictures whose width and height are multiples of {step}: try {near[0]}x{near[1]}"
             )
         if self.largest and max(height, width) > self.largest:
-            raise UserError(f"{width}x{height} is too large for {self.name}, which knows places up to {self.largest}x{self.largest}")
+            most = f"{self.largest}x{self.largest}"
+            raise UserError(f"{width}x{height} is too large for {self.name}, which knows places up to {most}")
 
 
 def refined(system: System, second: System) -> System:

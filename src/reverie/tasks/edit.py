@@ -75,10 +75,16 @@ class Edit:
         pixels = fitted(image, size, system.codec.channels)
         mask = None if self.mask is None else mask_for(self.mask, image, size)
         most = 1.0 if mask is None else float(mask.max())
-        start = replace(start, grid=cut(start, self.strength * most), source=encoded(system, pixels))
+        start = replace(shortened(start, self.strength * most), source=encoded(system, pixels))
         if mask is None:
             return from_prior(start, torch.full((1, 1, 1, 1), self.strength))
         return resampled(changed(start, pixels, mask, self.strength), self.resample)
+
+
+def shortened(start: Start, strength: float) -> Start:
+    """With the last `strength` of the way; changes within a prompt are spread over it where it has as many steps as the whole."""
+    grid = cut(start, strength)
+    return replace(start, grid=grid, way=grid if len(grid) == len(start.way) else start.way)
 
 
 def cut(start: Start, strength: float) -> Tensor:

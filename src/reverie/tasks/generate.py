@@ -3,7 +3,6 @@
 Image k of a call has seed `seed + k`; its noise, and on the CPU with `strict` its every bit, do not depend on the batch.
 """
 
-import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.card import Card
+from reverie.encode.asked import notes as heard_of
 from reverie.errors import UserError
+from reverie.guide import Guide
 from reverie.solve import Step, trace
+from reverie.systems.guides import opened
 from reverie.systems.memory import ran_out
 from reverie.systems.system import System
 from reverie.tasks.settings import Settings, settle
 from reverie.tasks.start import Start, Task, begun, plan
 from reverie.train.jobs import to_pictures
-
-MARKS = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|<\w+:[^<>]+>")
-"""What A1111 does not read as words: (red:1.3), <lora:name:1>."""
 
 
 class Diverged(UserError):
@@ -69,12 +68,12 @@ def to_images(x: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[0] if a.shape[0] == 1 else np.ascontiguousarray(a.transpose(1, 2, 0))) for a in arrays]
 
 
-def _run(system: System, settings: Settings, tasks: Sequence[Task]) -> Iterator[Preview | list[Picture]]:
+def _run(system: System, settings: Settings, tasks: Sequence[Task], guides: Sequence[Guide]) -> Iterator[Preview | list[Picture]]:
     prompts, cards = settings.prompts(), tuple(card for task in tasks if (card := getattr(task, "card", None)) is not None)
     for first in range(0, len(prompts), settings.batch):
         begin = time.perf_counter()
         with torch.no_grad():
-            start = begun(system, settings, tasks, first)
+            start = begun(system, settings, tasks, first, guides)
             model, x = start.model, start.x
         step = None
         for step in trace(model, x, start.grid, start.solver, cond=start.told, rng=start.rng):
@@ -102,7 +101,8 @@ def _finish(start: Start, asked: list[Any], last: Step, begin: float, cards: tup
 def run(system: System, settings: Settings, tasks: Sequence[Task] = ()) -> Iterator[Preview | list[Picture]]:
     """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once."""
     plan(system, settings)
-    return _remedied(_run(system, settings, tasks), settings)
+    guides = [opened(guide) for guide in settings.guide]
+    return _remedied(_run(system, settings, tasks, guides), settings)
 
 
 def _remedied(events: Iterator[Preview | list[Picture]], settings: Settings) -> Iterator[Preview | list[Picture]]:
@@ -116,13 +116,12 @@ def _remedied(events: Iterator[Preview | list[Picture]], settings: Settings) -> 
 
 
 def notes(system: System, settings: Settings) -> list[str]:
-    """What of the prompts and the negative prompt has no effect, one line each."""
+    """What of the prompts and the negative prompt has no effect, or another than one may think, one line each."""
     if (encoder := system.prompt_encoder) is None:
         return []
-    said = (*settings.prompt, settings.negative)
-    marks = [m[0] for p in said if isinstance(p, str) and (m := MARKS.search(p))]
-    odd = [f"'{marks[0][:60]}' is read as words: weights and files in a prompt are not known here"] if marks else []
-    return list(dict.fromkeys([*odd, *(note for p in said for note in encoder.notes(p))]))
+    steps, plain = settings.steps or 1, settings.plain
+    said = [note for p in settings.prompt for note in heard_of(encoder, p, steps, plain=plain)]
+    return list(dict.fromkeys([*said, *heard_of(encoder, settings.negative, steps, against=True, plain=plain)]))
 
 
 def _settled(system: System, prompt: Any, settings: Any) -> Settings:

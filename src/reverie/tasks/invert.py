@@ -12,9 +12,9 @@ from reverie.card import Card
 from reverie.errors import UserError
 from reverie.process.path import like
 from reverie.solve import invert, named
-from reverie.tasks.edit import cut
+from reverie.tasks.edit import shortened
 from reverie.tasks.source import card_of_picture, encoded, fitted, picture
-from reverie.tasks.start import Start, alone
+from reverie.tasks.start import Start, heard
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Invert:
     def __call__(self, start: Start) -> Start:
         system, path, count = start.system, start.system.denoiser.path, len(start.said)
         pixels = fitted(self.opened, start.settings.size, system.codec.channels)
-        source, grid = encoded(system, pixels), cut(start, self.strength)
-        encoder = system.prompt_encoder
-        cond = None if encoder is None else alone(encoder, [self.said], start.settings.size)
+        source, start = encoded(system, pixels), shortened(start, self.strength)
+        grid = start.grid
+        cond = heard(system, start.settings, [self.said], start.way)["cond"]
         solver: Any = named("ddim")[0]
         near = 1e-3 if system.denoiser.autocast is None else 1e-2  # half a level, or what bfloat16 leaves
         place = getattr(system.denoiser, "place", source.device)
         x = invert(system.denoiser, source.to(place), grid, solver, cond=cond, tolerance=near).cpu()
         alpha, sigma = path(grid[0])
         noise = (x - like(alpha, x) * source) / like(sigma, x)
-        return replace(start, grid=grid, source=source, noise=noise.expand(count, *noise.shape[1:]))
+        return replace(start, source=source, noise=noise.expand(count, *noise.shape[1:]))

@@ -140,7 +140,7 @@ def _ours(said: str, path: Path) -> Made:
         known = {f.name for f in fields(Settings)}
         settings = {k: v for k, v in found["settings"].items() if k in known}
         model = found["model"]
-        made = Settings(**settings | {"prompt": (settings["prompt"],)})
+        made = Settings(**settings | {"prompt": (settings["prompt"],), "guide": tuple(settings.get("guide", ()))})
         tasks = tuple(task for task in found.get("tasks", ()) if isinstance(task, Mapping))
         named = str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", ""))
         return Made(made, *named, tasks)

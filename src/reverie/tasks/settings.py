@@ -7,6 +7,7 @@ from typing import Any
 
 from reverie.card import parse, rebuild
 from reverie.errors import UserError, nearest
+from reverie.guide import GUIDES
 from reverie.process.grids import GRIDS
 from reverie.solve import find
 from reverie.systems.system import System
@@ -17,9 +18,9 @@ KINDS: Mapping[str, tuple[Any, str]] = {
     "prompt": ((str, Integral), "text or the number of a class"),
     "negative": ((str, Integral), "text or the number of a class"),
     **dict.fromkeys(("seed", "count", "steps", "batch", "height", "width"), WHOLE),
-    **dict.fromkeys(("style", "solver", "grid"), TEXT),
+    **dict.fromkeys(("style", "solver", "grid", "guide"), TEXT),
     **dict.fromkeys(("guidance", "handover"), (Real, "a number")),
-    "strict": (bool, "true or false"),
+    **dict.fromkeys(("strict", "plain"), (bool, "true or false")),
 }
 FILLED = ("steps", "guidance", "solver", "grid", "height", "width")
 TUNED = "tuned"
@@ -45,7 +46,10 @@ def check_kind(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides a picture; None means the system's own default."""
+    """Everything that decides a picture; None means the system's own default.
+
+    guide: wishes about the guidance, as `apg(eta=0)`. plain: brackets and AND in a prompt are words.
+    """
 
     prompt: tuple[Any, ...] = ("",)
     negative: Any = ""
@@ -61,6 +65,8 @@ class Settings:
     handover: float = 0.8
     batch: int = 16
     strict: bool = False
+    guide: tuple[str, ...] = ()
+    plain: bool = False
 
     def filled(self, system: System) -> "Settings":
         """With the system's defaults in place of None, our name of the solver and the grid it implies, and everything checked."""
@@ -90,7 +96,7 @@ class Settings:
     def check(self) -> None:
         """UserError unless every setting has its kind and range; those that a system fills in may be None."""
         for name in KINDS:
-            for value in self.prompt if name == "prompt" else [getattr(self, name)]:
+            for value in getattr(self, name) if name in ("prompt", "guide") else [getattr(self, name)]:
                 if value is not None or name not in FILLED:
                     check_kind(name, value)
         for name, most in LIMITS.items():
@@ -141,6 +147,8 @@ def wanted(prompt: Any, settings: Mapping[str, Any]) -> Settings:
         meant(made.solver)
     if made.grid is not None and made.grid != TUNED:
         rebuild(parse(made.grid), GRIDS, "grid")
+    for guide in made.guide:
+        rebuild(parse(guide), GUIDES, "guide")
     return made
 
 

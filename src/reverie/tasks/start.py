@@ -17,12 +17,15 @@ from torch import Tensor
 
 from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Cond, Model, OneByOne
+from reverie.encode.asked import read
 from reverie.errors import UserError
-from reverie.guide import cfg
+from reverie.guide import Asked, Guide, guided
 from reverie.guide.experts import Experts, Heard
+from reverie.guide.scheduled import heeding
 from reverie.process.grids import GRIDS
 from reverie.rng import Rng
 from reverie.solve import Solver, named
+from reverie.systems.guides import opened
 from reverie.systems.system import System
 from reverie.tasks.settings import TUNED, Settings
 
@@ -36,7 +39,8 @@ class Start:
 
     system, settings: what is drawn with, the settings filled. said: the prompt of each picture, with the style. first: its first
     picture's place among all that were asked for; total: how many these are. denoiser: what hears cond and negative, before
-    guidance. noise (B, ...): of deviation 1. source (1 or B, ...): points of the diffusion's space to begin near, or None.
+    guidance. grid: the times of the steps; way: those that changes within a prompt refer to. guides: wishes about the guidance.
+    noise (B, ...): of deviation 1. source (1 or B, ...): points of the diffusion's space to begin near, or None.
     around: put around the guided model, the first innermost, each with what it makes of the condition. finish: done to the
     decoded pictures (B, C, H, W), in order. refiner: the same of the system that draws the end of the way; it shares noise, grid
     and solver.
@@ -54,6 +58,8 @@ class Start:
     rng: Rng
     solver: Solver
     grid: Tensor
+    way: Tensor
+    guides: tuple[Guide, ...] = ()
     source: Tensor | None = None
     around: tuple[tuple[Callable[[Model], Model], Callable[[Any], Any]], ...] = ()
     finish: tuple[Callable[[Tensor], Tensor], ...] = ()
@@ -62,10 +68,11 @@ class Start:
     @property
     def guided(self) -> Model:
         """The denoiser with its guidance."""
-        scale = _scale(self.settings)
-        if self.negative is None or scale == 1 or getattr(self.system.denoiser, "guided", False):
-            return self.denoiser
-        return cfg(self.denoiser, scale, self.negative)
+        told = [cond for cond in (self.cond, self.negative) if cond is not None]
+        plain = heeding(self.denoiser, self.way) if any(cond.parts for cond in told) else self.denoiser
+        scale = 1.0 if self.negative is None or getattr(self.system.denoiser, "guided", False) else _scale(self.settings)
+        asked = Asked(plain=plain, grid=self.way, scale=scale, negative=self.negative, said=self.said, cond=self.cond)
+        return guided(asked, self.guides)
 
     @property
     def model(self) -> Model:
@@ -106,17 +113,25 @@ class Start:
 Task = Callable[[Start], Start]
 
 
-def begun(system: System, settings: Settings, tasks: Sequence[Task] = (), first: int = 0) -> Start:
-    """The batch that begins with picture `first`, with everything the settings and the tasks ask for."""
+def begun(
+    system: System, settings: Settings, tasks: Sequence[Task] = (), first: int = 0, guides: Sequence[Guide] | None = None
+) -> Start:
+    """The batch that begins with picture `first`, with everything the settings and the tasks ask for.
+
+    guides: those of the settings, where they are opened already.
+    """
     solver, grid = plan(system, settings)
     asked = settings.prompts()
     said = tuple(settings.said(p) for p in asked[first : first + settings.batch])
     rng = Rng.of(settings.seed + first, len(said))
     noise = system.denoiser.path.noise((len(said), *system.codec.shape(*settings.size)), rng.fold("prior"))
     common: dict[str, Any] = {"settings": settings, "said": said, "first": first, "total": len(asked)}
-    common |= {"noise": noise, "rng": rng, "solver": solver, "grid": grid}
-    second = None if system.refiner is None else Start(system=system.refiner, **_heard(system.refiner, settings, said), **common)
-    start = Start(system=system, **_heard(system, settings, said), **common, refiner=second)
+    common |= {"noise": noise, "rng": rng, "solver": solver, "grid": grid, "way": grid}
+    common["guides"] = tuple(map(opened, settings.guide)) if guides is None else tuple(guides)
+    second = (
+        None if system.refiner is None else Start(system=system.refiner, **heard(system.refiner, settings, said, grid), **common)
+    )
+    start = Start(system=system, **heard(system, settings, said, grid), **common, refiner=second)
     start = reduce(lambda start, task: task(start), tasks, start)
     if (more := system.beside) and (start.cond is None or start.cond.concat is None):
         has = system.codec.shape(*settings.size)[0]
@@ -124,33 +139,25 @@ def begun(system: System, settings: Settings, tasks: Sequence[Task] = (), first:
     return start
 
 
-def _heard(system: System, settings: Settings, said: Sequence[Any]) -> dict[str, Any]:
-    """The denoiser with what it is told."""
+def heard(system: System, settings: Settings, said: Sequence[Any], grid: Tensor) -> dict[str, Any]:
+    """The denoiser, before guidance, and its two conditions, by the names of `Start`."""
     model: Any = OneByOne(system.denoiser) if settings.strict else system.denoiser
     if (encoder := system.prompt_encoder) is None:
         if any(t != "" for t in said):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return {"denoiser": model, "cond": None, "negative": None}
-    cond, negative, scale = alone(encoder, said, settings.size), None, _scale(settings)
+    steps, away, scale = len(grid) - 1, [settings.negative] * len(said), _scale(settings)
+    size, plain = settings.size, settings.plain
+    cond, negative = read(encoder, said, size, steps, negative=away, plain=plain), None
     if getattr(system.denoiser, "guided", False):
         cond = replace(cond, guidance=torch.full((len(said),), scale))
-    elif scale != 1:
-        negative = alone(encoder, [settings.negative] * len(said), settings.size, against=True)
+    elif scale != 1 or settings.guide:
+        negative = read(encoder, away, size, steps, against=True, plain=plain)
     return {"denoiser": model, "cond": cond, "negative": negative}
 
 
 def _scale(settings: Settings) -> float:
     return 1.0 if settings.guidance is None else float(settings.guidance)
-
-
-def alone(encoder: Any, texts: Sequence[Any], size: tuple[int, int], against: bool = False) -> Cond:
-    """One row per prompt, each encoded by itself: in a batch its last bits would depend on the others, and bf16 enlarges them.
-
-    against: the prompts are negative; a few encoders say those in another way.
-    """
-    hear = getattr(encoder, "against", encoder.prompts) if against else encoder.prompts
-    each = {text: hear([text], size) for text in dict.fromkeys(texts)}
-    return Cond.cat([each[text] for text in texts])
 
 
 def plan(system: System, settings: Settings) -> tuple[Solver, Tensor]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import Clip, words
+from reverie.encode.pieces import Piece
 from reverie.encode.t5 import T5
 
 
@@ -22,6 +23,10 @@ class PromptFlux(nn.Module):
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for."""
+        return self.t5.pieces(str(words(prompt)))
 
     def notes(self, prompt: str) -> list[str]:
         return self.t5.notes(prompt) + self.clip.shortened(str(prompt))

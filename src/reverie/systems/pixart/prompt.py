@@ -7,6 +7,7 @@ import torch
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import words
+from reverie.encode.pieces import Piece
 from reverie.encode.t5 import T5
 
 
@@ -16,6 +17,9 @@ class PromptPixArt(T5):
     def __init__(self, t5: T5, size: tuple[int, int] | None) -> None:
         super().__init__(t5.net, t5.tokenizer, length=t5.length, masked=True)
         self.size = size
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        return super().pieces(words(prompt).lower().strip())
 
     def notes(self, prompt: str) -> list[str]:
         return super().notes(words(prompt).lower().strip())

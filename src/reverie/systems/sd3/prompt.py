@@ -11,6 +11,7 @@ from torch import nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import Clip
+from reverie.encode.pieces import Piece
 from reverie.encode.syntax import Said
 from reverie.encode.t5 import T5, filled_to
 
@@ -35,6 +36,12 @@ class PromptSD3(nn.Module):
 
     def empty(self, count: int) -> Cond:
         return self.prompts([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for: CLIP's, then T5's."""
+        last = self.clips[-1]
+        assert isinstance(last, Clip)
+        return last.pieces(prompt) + ([("t5", 0)] * ROWS if self.t5 is None else self.t5.pieces(prompt))
 
     def notes(self, prompt: str) -> list[str]:
         cut = [] if self.t5 is None else [f"T5: {note}" for note in self.t5.notes(prompt)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reverie.denoiser import Cond
 from reverie.encode.clip import Clip
+from reverie.encode.pieces import Piece
 from reverie.nets.blocks import sinusoids
 
 BEAUTY, UGLINESS = 6.0, 2.5
@@ -43,6 +44,12 @@ class PromptXL(nn.Module):
 
     def empty(self, count: int) -> Cond:
         return self.against([""] * count)
+
+    def pieces(self, prompt: str) -> list[Piece]:
+        """What each row of the tokens stands for."""
+        last = self.clips[-1]
+        assert isinstance(last, Clip)
+        return last.pieces(prompt)
 
     def notes(self, prompt: str) -> list[str]:
         last = self.clips[-1]

@@ -1,0 +1,88 @@
+"""The same picture under other words: what the words do not change stays where it is (prompt-to-prompt, arXiv:2208.01626).
+
+The picture of the first words is drawn beside those that are asked for, from the same noise, and their attention follows its
+attention. With `Invert` before it, the first words' picture is one that exists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.card import Card
+from reverie.denoiser import Cond
+from reverie.encode.pieces import pieces, places
+from reverie.errors import UserError
+from reverie.guide.following import PLAIN, SOURCE, Following, aligned
+from reverie.tasks.start import Start, heard
+
+
+@dataclass(frozen=True)
+class Follow:
+    """The task of drawing what is asked as the picture of `said` is drawn. cross, own: shares of the way, as of `Following`.
+
+    stress: {word of the prompt: weight} of attention, for the whole way. show: the picture of `said` comes before each.
+    """
+
+    said: Any
+    cross: float = 0.8
+    own: float = 0.4
+    stress: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for word, weight in self.stress.items():
+            if not -100 <= weight <= 100:
+                raise UserError(f"the stress of '{word}' is {weight}; it lies between -100 and 100")
+        Following(None, torch.zeros(2), self.cross, self.own)  # type: ignore[arg-type]
+
+    @property
+    def card(self) -> Card:
+        return {"name": "follow", "said": self.said, "cross": self.cross, "own": self.own, "stress": dict(self.stress)}
+
+    def __call__(self, start: Start) -> Start:
+        if start.cond is None or start.system.prompt_encoder is None:
+            raise UserError(f"{start.system.name} hears no words, so there are none to exchange")
+        if start.around:
+            raise UserError("what a picture follows comes before the other tasks: give Follow first")
+        if start.settings.strict:
+            raise UserError("a picture that follows another is drawn together with it: leave out strict")
+        count = len(start.said)
+        source = heard(start.system, start.settings, [self.said] * count, start.way)["cond"]
+        if start.cond.parts or source.parts:
+            raise UserError("a picture that follows another has one prompt for all of the way: leave out [a:b:0.5], [a|b] and AND")
+        both = Cond.cat([source, start.cond])
+        echo, stress = self._rows(start, _width(both))
+        both = replace(
+            both, echo=torch.cat([torch.full_like(echo, SOURCE), echo]), stress=torch.cat([torch.ones_like(stress), stress])
+        )
+        negative = start.negative
+        if negative is not None:
+            negative = Cond.cat([negative, negative])
+            shape = (2 * count, _width(negative))
+            negative = replace(negative, echo=torch.full(shape, PLAIN), stress=torch.ones(shape))
+        own: dict[str, Any] = {"cond": both, "negative": negative, "said": (self.said,) * count + start.said}
+        own |= {"noise": torch.cat([start.noise] * 2), "rng": replace(start.rng, seeds=start.rng.seeds * 2)}
+        own |= {"denoiser": Following(start.denoiser, start.grid, self.cross, self.own)}
+        return replace(start, **own, finish=(lambda made: made[count:], *start.finish))
+
+    def _rows(self, start: Start, width: int) -> tuple[Tensor, Tensor]:
+        """`Cond.echo` and `Cond.stress` (B, width) of what is asked."""
+        encoder, every = start.system.prompt_encoder, []
+        theirs = pieces(encoder, self.said)
+        for said in start.said:
+            echo, stress = torch.full((width,), -1), torch.ones(width)
+            for j, i in enumerate(aligned(theirs, pieces(encoder, said))):
+                echo[j] = i
+            for word, weight in self.stress.items():
+                if not (found := places(encoder, word, said)):
+                    raise UserError(f"'{word}' is not in the prompt '{str(said)[:60]}': stress a word that is")
+                stress[found] = float(weight)
+            every.append((echo, stress))
+        return torch.stack([echo for echo, _ in every]), torch.stack([stress for _, stress in every])
+
+
+def _width(cond: Cond) -> int:
+    """Rows of tokens; one where there are none."""
+    return 1 if cond.tokens is None else int(cond.tokens.shape[1])
