@@ -29,7 +29,7 @@ NETS = {  # each with the pixels that a place of x stands for
     "dit": (8, lambda: DiT(DiTConfig(**WIDE, size=8, depth=3, heads=2, learn_sigma=False))),
     "avatars": (1, lambda: DiT(DiTConfig(in_channels=3, size=32, patch=4, width=32, depth=3, heads=2, learn_sigma=False))),
     "pixart": (8, lambda: PixArt(PixArtConfig(**WIDE, depth=3, heads=2, learn_sigma=False))),
-    "sana": (32, lambda: Sana(SanaConfig(**WIDE, depth=3, heads=2, cross_heads=2))),
+    "sana": (4, lambda: Sana(SanaConfig(**WIDE, depth=3, heads=2, cross_heads=2))),
     "mmdit": (8, lambda: MMDiT(MMDiTConfig(**WIDE, heads=2, depth=3, size=4, table=4, dual=1))),
     "flux": (8, lambda: MMDiT(MMDiTConfig(**WIDE, heads=2, depth=2, single=2, axes=(4, 6, 6), packed=True))),
 }

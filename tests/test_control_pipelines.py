@@ -36,7 +36,7 @@ from reverie.systems.foreign import open_folder
 from reverie.systems.names import taken
 from reverie.tasks.generate import Preview, run, settle
 
-pytestmark = pytest.mark.filterwarnings("ignore:.FluxPosEmbed:FutureWarning", "ignore:The decode_latents:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.FluxPosEmbed:FutureWarning")
 SHORT = {"conditioning_embedding_out_channels": (8, 16)}
 
 
@@ -168,8 +168,11 @@ def theirs_drawn(pipe, system, **more):
         said |= {"latents": start, "negative_prompt": NEGATIVE}
     with patch("diffusers.models.autoencoders.vae.DiagonalGaussianDistribution.sample", lambda law, generator=None: law.mode()):
         latents = pipe(output_type="latent", **said).images
-        pixels = pipe(output_type="np", **said).images[0] * 255
-    return (pipe._unpack_latents(latents, *SIZE, pipe.vae_scale_factor) if latents.ndim == 3 else latents), pixels
+    latents = pipe._unpack_latents(latents, *SIZE, pipe.vae_scale_factor) if latents.ndim == 3 else latents
+    told = pipe.vae.config
+    with torch.no_grad():
+        pixels = pipe.vae.decode(latents / told.scaling_factor + (told.shift_factor or 0)).sample[0]
+    return latents, ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy()
 
 
 def close(a, b):

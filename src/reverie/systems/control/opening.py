@@ -148,9 +148,10 @@ def _built(build: Any, config: Any, tensors: Any, layout: Layout, where: str, ba
 
 def check_fits(net: Any, base: System, where: str) -> None:
     """UserError unless what the control says can be added to the system's net, and it hears what that is told."""
-    own = getattr(getattr(base.denoiser, "net", None), "config", None)
+    inner: Any = getattr(base.denoiser, "net", None)
+    own: Any = getattr(inner, "config", None)
     if isinstance(net, T2IAdapter):
-        skips, c = [*base.denoiser.net.skips, own.widths[-1]], net.config  # type: ignore[union-attr, misc, operator]
+        skips, c = [*inner.skips, own.widths[-1]], net.config
         given, there = [*c.channels, *c.channels[-1:] * (c.kind == "light")], [skips[k] for k in c.places]
         if given != there:
             raise UserError(f"{where} gives features of {given} channels, and {base.name} takes {there}: it is for another model")
