@@ -140,12 +140,15 @@ def test_outside_its_interval_guidance_costs_nothing():
 
 
 def test_what_is_done_to_the_result_stays_in_the_interval_too():
-    parts = interval(0.3, 0.65), clamp(0.1), wish("temperature(tau=0.5)"), autoguide(Linear(gain=0.5), 3.0)
+    parts = interval(0.3, 0.65), clamp(0.1), wish("temperature(tau=0.5)"), autoguide(weak := Linear(gain=0.5), 3.0)
     for guides in (parts, parts[::-1]):
         model = made(Linear(), 3.0, *guides)
         mixed = model(X, torch.tensor([0.9, 0.5, 0.1], dtype=F64), YES)
         plain = Linear()(X, torch.tensor([0.9, 0.5, 0.1], dtype=F64), YES)
         assert torch.equal(mixed[[0, 2]], plain[[0, 2]]) and not torch.allclose(mixed[1], plain[1])
+        before = weak.calls
+        model(X, torch.tensor(0.9, dtype=F64), YES)
+        assert weak.calls == before
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.4, 1.0])
