@@ -365,6 +365,8 @@ def test_every_guide_is_in_the_list():
 def test_numbers_out_of_range_are_named_when_the_grid_is_known():
     with pytest.raises(UserError, match="none is left"):
         made(Linear(), 3.0, wish("cfg_zero(steps=10)"))
+    with pytest.raises(UserError, match=r"no step of 10 lies from start 0.51"):
+        made(Linear(), 1.0, slg((1,), start=0.51, stop=0.59))
     with pytest.raises(UserError, match=r"norm is 0"):
         apg(norm=0)
     with pytest.raises(UserError, match=r"opened"):

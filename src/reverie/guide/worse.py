@@ -122,8 +122,10 @@ def check_steps(name: str, start: float, stop: float) -> None:
 
 
 def between(asked: Asked, scale: float, start: float, stop: float) -> Callable[[Tensor], Tensor]:
-    """scale in the steps k with start n <= k < stop n, and 0 in the others."""
+    """scale in the steps k with start n <= k < stop n, and 0 in the others; UserError where there is none."""
     n = len(asked.grid) - 1
+    if not any(start * n <= k < stop * n for k in range(n)):
+        raise UserError(f"no step of {n} lies from start {start} to stop {stop}, counted from 0: take more steps, or a larger stop")
 
     def strength(t: Tensor) -> Tensor:
         k = step_of(asked.grid, t)
