@@ -50,13 +50,13 @@ def test_commands():
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "avatars-autoencoder", "avatars-latent",
         "autoencoder", "autoencoder-vq", "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
-        "emoji-reader", "fashion-classifier", "avatars-scorer",
+        "emoji-reader", "fashion-classifier", "avatars-scorer", "avatars-32", "avatars-64", "avatars-128", "avatars-repair",
     ]  # fmt: skip
 
 
 def test_flags():
     assert names(Generate) == (
-        "style count seed steps guidance negative guide plain solver grid model refiner handover height width out batch vary vary_seed strict "
+        "style count seed steps guidance negative guide plain solver grid model then refiner handover height width out batch vary vary_seed strict "
         "from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"
@@ -76,7 +76,7 @@ def test_flags():
         "validate_minutes"
     )
     assert names(type(RECIPES["avatars"])) == (
-        "name about source data size training shrink codec net words wording apart objective sampling samples"
+        "name about source data size training shrink codec net words wording apart damages objective sampling samples"
     )
 
 

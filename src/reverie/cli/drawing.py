@@ -21,7 +21,8 @@ from reverie.systems import System
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
-from reverie.tasks.generate import Picture, Preview, notes, run
+from reverie.tasks.cascade import cascade, enlarger
+from reverie.tasks.generate import Picture, Preview, notes
 from reverie.tasks.settings import TUNED, Settings, meant, wanted
 from reverie.tasks.start import Task
 from reverie.tasks.vary import Vary
@@ -78,6 +79,8 @@ class Drawing:
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
+    then: tuple[str, ...] = ()
+    """Models that enlarge, one after the other, what this one drew: a cascade."""
     refiner: str = ""
     """A model that draws the end of the way, as Stable Diffusion XL's refiner."""
     handover: float = 0.8
@@ -141,12 +144,15 @@ def draw(asked: Drawing, made: metadata.Made | None) -> None:
     _check_folder(Path(asked.out))
     asked.early()
     system = opened(asked, made)
+    larger = [open_model(name, asked.opening) for name in asked.then]
+    for each in larger:
+        enlarger(each)
     tasks, size = asked.tasks(system)
     settings = replace(wishes, **size).filled(system)
     folder = _folder(Path(asked.out))
     for line in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance), *of_solver(asked.solver, settings)]:
         print(f"reverie: {line}", file=sys.stderr)
-    with closing(_shown(system, settings, tasks)) as batches:  # closed before an error is said, so that the bar is gone
+    with closing(_shown([system, *larger], settings, tasks)) as batches:  # closed before an error is said, so that the bar is gone
         for picture in itertools.chain.from_iterable(batches):
             _keep(picture, system, folder, asked)
 
@@ -196,10 +202,11 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _shown(system: System, settings: Settings, tasks: Sequence[Task]) -> Generator[list[Picture]]:
+def _shown(systems: Sequence[System], settings: Settings, tasks: Sequence[Task]) -> Generator[list[Picture]]:
     """The batches of pictures as they come, with a bar over all steps."""
-    events = run(system, settings, tasks)
-    total = len(settings.prompts()) * int(settings.steps or 0)
+    events = cascade(systems, settings, tasks)
+    steps = int(settings.steps or 0) + sum(system.defaults.steps for system in systems[1:])
+    total = len(settings.prompts()) * steps
     with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
         for event in events:
             if isinstance(event, Preview):

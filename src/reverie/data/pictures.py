@@ -79,6 +79,13 @@ class Pictures:
         edges = ((0, 0), (0, 0), (top, size - height - top), (left, size - width - left))
         return replace(self, images=np.pad(self.images, edges, constant_values=value))
 
+    def shrunk(self, factor: int) -> "Pictures":
+        """Every picture smaller by a whole factor, of which its sides are multiples: the average of each square of pixels."""
+        n, channels, height, width = self.images.shape
+        squares = self.images.reshape(n, channels, height // factor, factor, width // factor, factor)
+        small = [np.rint(row.mean((2, 4), dtype=np.float32)).astype(np.uint8) for row in squares]
+        return replace(self, images=np.stack(small))
+
     def sheet(self, n: int = 64, seed: int = 0) -> Image.Image:
         """A contact sheet of `n` pictures drawn without repetition."""
         rows = np.random.default_rng(seed).permutation(len(self))[: min(n, len(self))]

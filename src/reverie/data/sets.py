@@ -71,6 +71,8 @@ def kind_of(name: str) -> Kind:
 def open_pictures(name: str, path: str | Path = "", size: int = 0) -> Pictures:
     """The pictures of a kind of data, square, of `size` pixels (0 = as they are).
 
+    Those of a set whose pictures are larger by a whole factor are made smaller.
+
     Raises UserError where there is no such kind, no such set, or its pictures have another size.
     """
     kind = kind_of(name)
@@ -80,6 +82,9 @@ def open_pictures(name: str, path: str | Path = "", size: int = 0) -> Pictures:
             f"no {name} set comes with the package: {how} with --data DIR (`reverie train`) or --path DIR (`reverie data`)"
         )
     pictures = kind.open(str(path), size)
+    height, width = pictures.images.shape[2:]
+    if size and height == width and height > size and not height % size:
+        pictures = pictures.shrunk(height // size)
     if size and pictures.images.shape[2:] != (size, size):
         *_, height, width = pictures.images.shape
         found = f"{pictures.name} has pictures of {width}x{height}, not {size}x{size}"

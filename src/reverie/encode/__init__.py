@@ -7,6 +7,9 @@ from reverie.denoiser import Cond
 from reverie.encode.classes import Classes as Classes
 from reverie.encode.concepts import Concepts as Concepts
 from reverie.encode.letters import Letters as Letters
+from reverie.encode.pictures import Damaged as Damaged
+from reverie.encode.pictures import Hidden as Hidden
+from reverie.encode.pictures import Instructed as Instructed
 from reverie.encode.words import Words as Words
 
 
@@ -26,6 +29,8 @@ class Encoder(Protocol):
         ...
 
 
-ENCODERS = (Classes, Words, Concepts, Letters)
+ENCODERS = (Classes, Words, Concepts, Letters, Damaged, Hidden, Instructed)
 SAID = ("prompt", "class")
 """The kinds of things that are said in words, each with its encoder in `System.encoders`; the first there is is asked."""
+SHOWN = ("damaged", "inpaint", "instruct")
+"""The kinds of pictures that are shown to a net, each with what tells it: `encode/pictures.py`."""

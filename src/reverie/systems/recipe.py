@@ -17,10 +17,11 @@ from torch import Tensor
 
 from reverie.card import card_of, parse, rebuild
 from reverie.codec import Pixels, Shrunk
+from reverie.data.damages import drawn
 from reverie.data.pictures import Pictures
 from reverie.data.sets import open_pictures
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import Classes, Concepts, Encoder, Words
+from reverie.encode import SAID, Classes, Concepts, Damaged, Encoder, Words
 from reverie.encode.words import FIRST, split
 from reverie.errors import UserError
 from reverie.nets.dit import DiTConfig
@@ -36,8 +37,9 @@ from reverie.systems.shipped import place
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import NOISES, build_net, load_any
 from reverie.train.bound import hybrid_on
-from reverie.train.jobs import Diffusion, to_signal
+from reverie.train.jobs import Diffusion, View, to_signal
 from reverie.train.loop import Job, Training
+from reverie.train.mending import Mending
 from reverie.train.objective import TIMES, WEIGHTS, denoising
 
 
@@ -121,6 +123,8 @@ class Recipe(Preset):
     """A model whose text encoder is used and kept as it is, shipped or a file; '' = trained with the denoiser."""
     apart: bool = False
     """What such an encoder tells of each attribute comes as a token, too."""
+    damages: tuple[str, ...] = ()
+    """What is done to the pictures that the net sees while it learns to give them back, as "small(factor=2)" or "grey()"."""
     objective: Objective = field(default_factory=Objective)
     sampling: Sampling = field(default_factory=Sampling)
     samples: tuple[str, ...] = ()
@@ -136,24 +140,50 @@ class Recipe(Preset):
         """A fresh system for these pictures, and its training job."""
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
-        encoders = self._worded() if self.wording else self._encoders(pictures)
+        encoders = self._worded() if self.wording else {} if self.damages and not self.words else self._encoders(pictures)
         codec = self._codec(pictures.images.shape[1])
         self._check(codec)
         denoiser = self.objective.denoiser(build_net(self.net), self.training.autocast)
-        job = self._job(denoiser, codec, next(iter(encoders.values()), None), train, held)
+        encoders = {**encoders, **self._damaged()}
+        job = self._job(denoiser, codec, encoders, train, held)
         channels_last(denoiser)
         if self.training.compile:
             denoiser.net.compile()
         defaults = replace(self.sampling, size=(self.size, self.size))
         return System(denoiser=denoiser, codec=codec, encoders=encoders, defaults=defaults, about=self.card(pictures)), job
 
-    def _job(self, denoiser: Denoiser, codec: Any, encoder: Encoder | None, train: Pictures, held: Pictures) -> Diffusion:
+    def _damaged(self) -> Mapping[str, Any]:
+        """What tells the net of a damaged picture, if it is to see one."""
+        if not self.damages:
+            return {}
+        cards = [parse(name) for name in self.damages]
+        factors = [int(card.get("factor", 2)) for card in cards if card["name"] == "small"]
+        return {"damaged": Damaged(self.damages, max(factors, default=1), 0.05 if factors else 0.0)}
+
+    def _seeing(self, encoders: Mapping[str, Encoder], codec: Any, images: np.ndarray) -> View | None:
+        """What the net is shown of pictures uint8 (N, C, H, W)."""
+        damaged: Any = encoders.get("damaged")
+        if damaged is None:
+            return None
+        damage = drawn(self.damages)
+
+        def look(index: np.ndarray, rng: np.random.Generator) -> Tensor:
+            with torch.no_grad():
+                seen: Tensor = damaged.told(codec, *damage(to_signal(images[index]), rng))
+            return seen
+
+        return look
+
+    def _job(self, denoiser: Denoiser, codec: Any, encoders: Mapping[str, Encoder], train: Pictures, held: Pictures) -> Diffusion:
         """What is learnt of the pictures."""
-        return Diffusion(
+        kind = partial(Mending, codec=codec) if self.damages else Diffusion
+        return kind(
             denoiser,
             encode(codec, train.images),
             encode(codec, held.images),
-            encoder=encoder,
+            encoder=next((encoders[kind] for kind in SAID if kind in encoders), None),
+            view=self._seeing(encoders, codec, train.images),
+            held_view=self._seeing(encoders, codec, held.images),
             prompt=_prompt(train),
             held_prompt=_prompt(held),
             **self.objective.laws(256 if self.shrink == 1 else 0),
@@ -162,7 +192,8 @@ class Recipe(Preset):
     def _check(self, codec: Any) -> None:
         """The net must take what the codec gives, and answer with as much, or twice that where it learns a variance."""
         channels = codec.shape(self.size, self.size)[0]
-        wanted = (channels, channels * (2 if self.objective.variance else 1))
+        shown = channels + 1 if self.damages else 0
+        wanted = (channels + shown, channels * (2 if self.objective.variance else 1))
         found = (getattr(self.net, "in_channels", channels), getattr(self.net, "out_channels", wanted[1]))
         if found != wanted:
             raise UserError(

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reverie.systems.autoencoder.recipe import AUTOENCODER, DC_AUTOENCODER, VQ_AUTOENCODER
+from reverie.systems.avatars.enlarging import LARGE, MIDDLE, REPAIR, SMALL
 from reverie.systems.avatars.latent import AUTOENCODER_128, LATENT
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
 from reverie.systems.emoji.recipe import EMOJI, EMOJI_READER, EMOJI_WORDS
@@ -17,6 +18,6 @@ from reverie.systems.toy.recipe import TOY
 PRESETS = (
     *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER_128, LATENT, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
     *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER, EMOJI_READER),
-    *(FASHION_CLASSIFIER, AVATARS_SCORER),
+    *(FASHION_CLASSIFIER, AVATARS_SCORER, SMALL, MIDDLE, LARGE, REPAIR),
 )
 RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reverie.card import Card, card_of, rebuild
 from reverie.codec import CODECS
 from reverie.denoiser import CLOCKS, Denoiser
-from reverie.encode import ENCODERS, SAID, Concepts
+from reverie.encode import ENCODERS, SAID, SHOWN, Concepts
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.measure.matching import Matcher
@@ -183,7 +183,7 @@ def _of_format_1(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
 def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     whole = "denoiser" in card
     _only(card, ("format", "codec", "encoders", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
-    _only(card["encoders"], SAID, f"{path}: encoders", needed=False)
+    _only(card["encoders"], (*SAID, *SHOWN), f"{path}: encoders", needed=False)
     with EMPTY:
         made: dict[str, Any] = {
             "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},

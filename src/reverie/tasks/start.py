@@ -102,8 +102,8 @@ class Start:
 
     def hear(self, change: Callable[[Cond], Cond]) -> "Start":
         """With a change of the condition and of the negative one."""
-        cond, negative = (change(Cond() if c is None else c) for c in (self.cond, self.negative))
-        return replace(self, cond=cond, negative=None if self.negative is None else negative)
+        cond, negative = change(self.cond or Cond()), self.negative
+        return replace(self, cond=cond, negative=None if negative is None else change(negative))
 
     def put(self, model: Callable[[Model], Model], told: Callable[[Any], Any] = lambda cond: cond) -> "Start":
         """With something more around the model, which hears another condition."""

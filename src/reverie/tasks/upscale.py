@@ -4,21 +4,29 @@ from typing import Any
 
 from PIL import Image
 
+from reverie.encode import Damaged
 from reverie.errors import UserError
 from reverie.systems.system import System
+from reverie.tasks.cascade import Enlarge
 from reverie.tasks.edit import Edit
 from reverie.tasks.generate import generate
 from reverie.tasks.source import picture
+from reverie.tasks.start import Task
 
 MOST = 8
 """Times that a picture is enlarged."""
 
 
-def enlarged(system: System, image: Any, factor: float, strength: float) -> tuple[Edit, dict[str, int]]:
+def enlarged(system: System, image: Any, factor: float, strength: float) -> tuple[Task, dict[str, int]]:
     """The task of enlarging a picture by `factor`, each side to the nearest multiple the model can draw, and that size."""
     if not 1 <= factor <= MOST:
         raise UserError(f"factor is {factor}; a picture is enlarged 1 to {MOST} times")
     source = picture(image)
+    if isinstance(shows := system.encoders.get("damaged"), Damaged) and shows.factor > 1:
+        if factor != shows.factor:
+            raise UserError(f"factor is {factor:g}; {system.name} learnt to enlarge {shows.factor} times")
+        size = {"height": source.height * shows.factor, "width": source.width * shows.factor}
+        return Enlarge((source,)), size
     width, height = (max(1, round(n * factor / system.step)) * system.step for n in source.size)
     large = source.resize((width, height), Image.Resampling.LANCZOS)
     return Edit(large, strength), {"height": height, "width": width}

@@ -1,6 +1,7 @@
 """What can be trained: a denoiser with its encoder, the enlarger of a cascade, and a reader of pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from reverie.train.loop import Key
 from reverie.train.objective import Objective, TimeLaw, denoising, draw_times
 
 Prompt = Callable[[int, np.random.Generator], Any]
+View = Callable[[np.ndarray, np.random.Generator], Tensor]
+"""Numbers of examples -> what the net is shown of each, `Cond.concat`."""
 
 
 class Diffusion:
     """Trains a denoiser (and the encoder that conditions it) on points x0 (N, ...) of the diffusion's space.
 
     prompt(i, rng) is what example i is called; it is dropped with probability `drop`, for classifier-free guidance.
-    rows: the examples of one round, some of them more than once; none = each of them once.
+    rows: the examples of one round, some of them more than once; none = each of them once. view(i, rng) is what the net sees of
+    examples i beside x_t, held_view of those that are held out.
     """
 
     def __init__(
@@ -39,12 +43,15 @@ class Diffusion:
         held_prompt: Prompt | None = None,
         drop: float = 0.1,
         rows: np.ndarray | None = None,
+        view: View | None = None,
+        held_view: View | None = None,
     ) -> None:
         if not 0 <= drop <= 1:
             raise UserError(f"objective: drop is {drop}; it is a share, at least 0 and at most 1")
         self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
         self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
         self.times, self.objective, self.prompt, self.held_prompt, self.drop = times, objective, prompt, held_prompt, drop
+        self.view, self.held_view = view, held_view
         self.rows = np.arange(len(data)) if rows is None else rows
         self.size = len(self.rows)
 
@@ -62,14 +69,16 @@ class Diffusion:
             if self.prompt is None
             else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
         )
-        return self.objective(self.denoiser, x0, t, n, self._cond(said))
+        seen = None if self.view is None else self.view(index, key.numpy("seen"))
+        return self.objective(self.denoiser, x0, t, n, self._cond(said, seen))
 
     def _noise(self, x0: Tensor, key: Key) -> Tensor:
         rng = Rng((digest(key.seed, "noise", key.step),), dtype=x0.dtype, device=x0.device, whole=True)
         return self.denoiser.path.noise(x0.shape, rng)
 
-    def _cond(self, said: Sequence[Any] | None) -> Cond | None:
-        return None if said is None or self.encoder is None else self.encoder.prompts(said)
+    def _cond(self, said: Sequence[Any] | None, seen: Tensor | None) -> Cond | None:
+        cond = None if said is None or self.encoder is None else self.encoder.prompts(said)
+        return cond if seen is None else replace(cond or Cond(), concat=seen)
 
     @torch.no_grad()
     def validate(self, batch: int = 64) -> float:
@@ -84,7 +93,9 @@ class Diffusion:
             prompt = self.held_prompt
             said = None if prompt is None else [prompt(k, np.random.default_rng(digest("validation", k))) for k in rows]
             x0 = held[rows.start : rows.stop]
-            total += float(self.objective(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said)).sum())
+            see, seed = self.held_view, digest("seen", first)
+            seen = None if see is None else see(np.arange(rows.start, rows.stop), np.random.default_rng(seed))
+            total += float(self.objective(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said, seen)).sum())
         return total / len(held)
 
 

@@ -5,6 +5,7 @@ reverie train autoencoder --source emoji --data emoji.safetensors --out runs/emo
 reverie train emoji --data emoji.safetensors --wording runs/emoji-words --codec runs/emoji-codec --out runs/emoji
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,10 @@ class EmojiRecipe(Recipe):
         about = super().card(pictures)
         return about if pictures is None else {**about, "data": {**about["data"], "held_out": "concepts"}}
 
-    def _job(self, denoiser: Denoiser, codec: Any, encoder: Encoder | None, train: Pictures, held: Pictures) -> Diffusion:
+    def _job(self, denoiser: Denoiser, codec: Any, encoders: Mapping[str, Encoder], train: Pictures, held: Pictures) -> Diffusion:
         rows = np.repeat(np.arange(len(train)), often(train.attributes or ()))
         data, others = encode(codec, train.images), encode(codec, held.images)
-        told = {"encoder": encoder, "prompt": train.caption, "held_prompt": held.caption}
+        told = {"encoder": encoders.get("prompt"), "prompt": train.caption, "held_prompt": held.caption}
         named: dict[str, Any] = {**told, "rows": rows, **self.objective.laws(0)}
         if not self.align:
             return Diffusion(denoiser, data, others, **named)
