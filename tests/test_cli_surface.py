@@ -56,7 +56,7 @@ def test_commands():
 
 def test_flags():
     assert names(Generate) == (
-        "style count seed steps guidance negative guide plain solver grid model then refiner handover height width out batch vary vary_seed strict "
+        "style count seed steps guidance negative guide control plain solver grid model then refiner handover height width out batch vary vary_seed strict "
         "from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"

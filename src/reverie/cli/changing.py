@@ -29,6 +29,7 @@ class Changing(Drawing):
         return self.prompt
 
     def early(self) -> None:
+        super().early()
         if not self.image:
             raise UserError(f"name the picture: {self.usage}")
         _ = picture(self.image)

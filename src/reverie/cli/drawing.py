@@ -22,6 +22,8 @@ from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
 from reverie.tasks.cascade import cascade, enlarger
+from reverie.tasks.control import opened as controls
+from reverie.tasks.control import wished
 from reverie.tasks.generate import Picture, Preview, notes
 from reverie.tasks.settings import TUNED, Settings, meant, wanted
 from reverie.tasks.start import Task
@@ -71,6 +73,8 @@ class Drawing:
     """What to steer away from."""
     guide: tuple[str, ...] = ()
     """Wishes about the guidance, as "apg(eta=0)" "interval(low=0.2, high=0.8)": docs/guidance.md lists them."""
+    control: tuple[str, ...] = ()
+    """Controls and image prompts, as "control(net='edges.safetensors', image='photo.png', take='edges()', weight=0.8)"."""
     plain: bool = False
     """Brackets and AND in a prompt are words, and no signs."""
     solver: str | None = None
@@ -128,14 +132,17 @@ class Drawing:
 
     def early(self) -> None:
         """What can be refused before a model is loaded."""
+        for text in self.control:
+            wished(text)
 
     def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
         """What is done besides drawing from words, and the size that this asks for."""
-        if not self.vary and self.vary_seed is None:
-            return [], {}
-        if self.vary_seed is None:
+        tasks: list[Task] = []
+        if self.vary and self.vary_seed is None:
             raise UserError("--vary mixes two seeds: name the other one with --vary-seed")
-        return [Vary(self.vary_seed, self.vary or Vary.share)], {}
+        if self.vary_seed is not None:
+            tasks.append(Vary(self.vary_seed, self.vary or Vary.share))
+        return [*tasks, *controls([wished(text) for text in self.control], system, self.opening)], {}
 
 
 def draw(asked: Drawing, made: metadata.Made | None) -> None:
@@ -150,7 +157,13 @@ def draw(asked: Drawing, made: metadata.Made | None) -> None:
     tasks, size = asked.tasks(system)
     settings = replace(wishes, **size).filled(system)
     folder = _folder(Path(asked.out))
-    for line in [*notes(system, settings), *unheeded(system, asked.negative, asked.guidance), *of_solver(asked.solver, settings)]:
+    said = [note for task in tasks for note in getattr(task, "notes", list)()]
+    for line in [
+        *notes(system, settings),
+        *said,
+        *unheeded(system, asked.negative, asked.guidance),
+        *of_solver(asked.solver, settings),
+    ]:
         print(f"reverie: {line}", file=sys.stderr)
     with closing(_shown([system, *larger], settings, tasks)) as batches:  # closed before an error is said, so that the bar is gone
         for picture in itertools.chain.from_iterable(batches):

@@ -105,6 +105,11 @@ class Start:
         cond, negative = change(self.cond or Cond()), self.negative
         return replace(self, cond=cond, negative=None if negative is None else change(negative))
 
+    def adapt(self, wrap: Callable[[Any], Model]) -> "Start":
+        """With an adapter around the denoiser, and inside what takes samples one by one."""
+        inner: Any = self.denoiser
+        return replace(self, denoiser=OneByOne(wrap(inner.model)) if isinstance(inner, OneByOne) else wrap(inner))
+
     def put(self, model: Callable[[Model], Model], told: Callable[[Any], Any] = lambda cond: cond) -> "Start":
         """With something more around the model, which hears another condition."""
         return replace(self, around=(*self.around, (model, told)))

@@ -1,0 +1,183 @@
+"""Pictures that steer: controls by edges, sketches, colours, and pictures as prompts, in any task.
+
+A control's picture is fitted as any other (scaled to cover the size that is drawn, its middle taken), whatever the sizes of several
+are; `take` draws the hint from a photograph first, "edges()". What is said of several controls of one kind is added up.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reverie.adapt import Control, Controlled, ImagePrompt, ImagePrompted
+from reverie.card import Card, card_of, parse, rebuild, remembers
+from reverie.data.hints import HINTS
+from reverie.denoiser import Cond
+from reverie.errors import UserError
+from reverie.systems.control import open_control, open_image_prompt
+from reverie.systems.opening import USUAL, Opening
+from reverie.systems.system import System
+from reverie.tasks.source import card_of_picture, fitted, picture
+from reverie.tasks.start import Start
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A file, a picture for it, and how it acts; `opened` makes it a control. eye: a folder, of image prompts alone."""
+
+    net: str
+    image: Any
+    when: dict[str, float]
+    take: str = ""
+    eye: str | None = None
+
+    def check(self) -> None:
+        """UserError for what can be refused before anything is loaded."""
+        picture(self.image)
+        if self.take:
+            rebuild(parse(self.take), HINTS, "hint")
+
+    def opened(self, system: System, opening: Opening = USUAL) -> "Steer | Show":
+        """The task of this wish."""
+        if self.eye is not None:
+            return Show((open_image_prompt(self.net, system, self.eye, opening, **self.when),), (self.image,))
+        return Steer((open_control(self.net, system, opening, **self.when),), (self.image,), (self.take,))
+
+
+@remembers
+def control(net: str, image: str, weight: float = 1.0, start: float = 0.0, stop: float = 1.0, take: str = "") -> Wish:
+    """A control in a file or folder, and its picture; take: a hint that is drawn from it first."""
+    return Wish(net, image, {"weight": weight, "start": start, "stop": stop}, take)
+
+
+@remembers
+def image_prompt(net: str, image: str, weight: float = 1.0, start: float = 0.0, stop: float = 1.0, eye: str = "") -> Wish:
+    """An IP-Adapter, and the picture that it sees; eye: the folder of its image encoder."""
+    return Wish(net, image, {"weight": weight, "start": start, "stop": stop}, eye=eye)
+
+
+WISHES = (control, image_prompt)
+"""What `--control` takes."""
+
+
+def wished(text: str) -> Wish:
+    """What is asked for by a call as it is written, `control(net='edges.safetensors', image='a.png')`."""
+    made: Wish = rebuild(parse(text), WISHES, "control")
+    made.check()
+    return made
+
+
+@dataclass(frozen=True)
+class Steer:
+    """The task of heeding controls: each has a picture, and perhaps a hint that is drawn from it, by name or made."""
+
+    controls: tuple[Control, ...]
+    images: tuple[Any, ...]
+    takes: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.controls):
+            raise UserError(f"{len(self.controls)} controls have {len(self.images)} pictures: give one for each")
+
+    @property
+    def card(self) -> Card:
+        pictures = [card_of_picture(picture(image), image) for image in self.images]
+        told = [{"net": c.name, "weight": c.weight, "start": c.start, "stop": c.stop} for c in self.controls]
+        takes = [take if isinstance(take, str) else card_of(take) for take in self._takes]
+        every = zip(told, pictures, takes, strict=True)
+        return {"name": "steer", "controls": [net | {"image": image, "take": take} for net, image, take in every]}
+
+    @property
+    def _takes(self) -> tuple[Any, ...]:
+        return self.takes or ("",) * len(self.controls)
+
+    def hints(self, size: tuple[int, int]) -> list[Tensor]:
+        """What each control is shown, (1, C, H, W) in [-1, 1]."""
+        out = []
+        for control, image, take in zip(self.controls, self.images, self._takes, strict=True):
+            shown = picture(image)
+            if take:
+                whole = (fitted(shown, size, 3)[0].permute(1, 2, 0) + 1) * 127.5
+                draw = rebuild(parse(take), HINTS, "hint") if isinstance(take, str) else take
+                shown = Image.fromarray(draw(whole.round().numpy().astype(np.uint8)))
+            out.append(fitted(shown, size, control.net.config.hint_channels))
+        return out
+
+    def notes(self) -> list[str]:
+        """What a picture does not say."""
+        pairs = zip(self.controls, self.images, strict=True)
+        black = [c.name for c, image in pairs if not np.asarray(picture(image)).any()]
+        return [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
+
+    def __call__(self, start: Start) -> Start:
+        hints = [hint.expand(len(start.said), -1, -1, -1) for hint in self.hints(start.settings.size)]
+
+        def told(cond: Cond) -> Cond:
+            return replace(cond, hints=(*(cond.hints or ()), *hints))
+
+        return start.hear(told).adapt(partial(_controlled, controls=self.controls))
+
+
+def _controlled(model: Any, controls: tuple[Control, ...]) -> Controlled:
+    """Those of an earlier task hear the first pictures."""
+    if isinstance(model, Controlled):
+        return Controlled(model.model, [*model.controls, *controls])
+    return Controlled(model, controls)
+
+
+@dataclass(frozen=True)
+class Show:
+    """The task of heeding pictures as prompts; each adapter has one."""
+
+    prompts: tuple[ImagePrompt, ...]
+    images: tuple[Any, ...]
+
+    @property
+    def card(self) -> Card:
+        pictures = [card_of_picture(picture(image), image) for image in self.images]
+        every = zip(self.prompts, pictures, strict=True)
+        return {"name": "show", "prompts": [{"net": p.name, "weight": p.weight, "image": image} for p, image in every]}
+
+    def notes(self) -> list[str]:
+        """Nothing is without effect."""
+        return []
+
+    def __call__(self, start: Start) -> Start:
+        seen = [_whole(picture(image)) for image in self.images]
+        every = list(zip(self.prompts, seen, strict=True))
+        said, unsaid = (torch.cat([see(p)(x) for p, x in every], 1) for see in (lambda p: p.tokens, lambda p: p.empty))
+        count = len(start.said)
+        if start.cond is None:
+            raise UserError(f"{start.system.name} is told nothing, so that no picture can be a prompt")
+        cond = replace(start.cond, images=said.expand(count, -1, -1))
+        negative = None if start.negative is None else replace(start.negative, images=unsaid.expand(count, -1, -1))
+        return replace(start, cond=cond, negative=negative).adapt(lambda model: ImagePrompted(model, self.prompts))
+
+
+def _whole(image: Image.Image) -> Tensor:
+    return fitted(image, (image.height, image.width), 3)
+
+
+def opened(wishes: Sequence[Wish], system: System, opening: Opening = USUAL) -> list[Steer | Show]:
+    """The tasks of several wishes, the controls in one."""
+    tasks = [wish.opened(system, opening) for wish in wishes]
+    steers = [task for task in tasks if isinstance(task, Steer)]
+    shows = [task for task in tasks if isinstance(task, Show)]
+    made: list[Steer | Show] = []
+    if steers:
+        controls, images, takes = (tuple(itertools.chain.from_iterable(part)) for part in zip(*map(_parts, steers), strict=True))
+        made.append(Steer(controls, images, takes))
+    if shows:
+        prompts = tuple(p for s in shows for p in s.prompts)
+        made.append(Show(prompts, tuple(image for s in shows for image in s.images)))
+    return made
+
+
+def _parts(steer: Steer) -> tuple[Any, Any, Any]:
+    return steer.controls, steer.images, steer._takes
