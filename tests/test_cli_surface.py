@@ -60,7 +60,7 @@ def test_flags():
         "from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"
-    assert names(Edit) == f"{changing} strength mask invert"
+    assert names(Edit) == f"{changing} strength mask invert keep"
     assert names(Inpaint) == f"{changing} mask strength resample"
     assert names(Outpaint) == f"{changing} left right top bottom resample"
     assert names(Upscale) == f"{changing} factor strength"

@@ -10,6 +10,7 @@ from reverie.errors import UserError
 from reverie.systems import System
 from reverie.tasks import metadata
 from reverie.tasks.edit import Edit as Task
+from reverie.tasks.instruct import Instruct
 from reverie.tasks.invert import Invert
 from reverie.tasks.source import size_for
 from reverie.tasks.start import Task as Anything
@@ -27,6 +28,9 @@ class Edit(Changing):
     """A picture of the same size: white is changed, black is kept, grey is changed with that share of the strength."""
     invert: str | None = None
     """What the picture shows: it is traced back to its own noise under these words, and drawn from there under the prompt."""
+
+    keep: float = 1.5
+    """Of a model that follows instructions: how much of the picture is kept, 1 = as much as it sees fit."""
 
     def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
         return tasks[0].get("name") in ("edit", "invert")
@@ -51,7 +55,8 @@ class Edit(Changing):
 
     def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
         task, (more, _) = self.task(), super().tasks(system)
-        return [*more, task], size_for(system, task.opened, vars(self))
+        size = size_for(system, task.opened, vars(self))
+        return [*more, Instruct(self.image, self.keep) if "instruct" in system.encoders else task], size
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -105,7 +105,10 @@ def changed(start: Start, pixels: Tensor, mask: Tensor, strength: float) -> Star
     start = replace(start, finish=(*start.finish, lambda made: torch.where(mask.to(made) > 0, made, pixels.to(made))))
     if (encoder := start.system.encoders.get("inpaint")) is not None:
         concat: Any = encoder
-        told = concat.picture(start.system.codec, pixels, mask)
+        place = getattr(start.system.denoiser, "place", pixels.device)
+        with torch.no_grad():
+            told = concat.picture(start.system.codec, pixels.to(place), mask.to(place)).float().cpu()
+        start = from_prior(start, torch.full((1, 1, 1, 1), strength))
         return start.hear(lambda cond: replace(cond, concat=told.expand(len(start.said), *told.shape[1:])))
     free = F.adaptive_max_pool2d(mask, shape)
     start = from_prior(start, strength * free)

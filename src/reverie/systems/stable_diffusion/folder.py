@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.codec import Latent
+from reverie.encode import Hidden, Instructed
 from reverie.encode.clip import Clip
 from reverie.errors import UserError
 from reverie.nets.unet import UNet
@@ -35,9 +36,15 @@ def open_folder(folder: Folder) -> System:
     return System(
         denoiser=schedulers.denoiser(net, folder.scheduler),
         codec=codec,
-        encoders={"prompt": prompt_xl(folder, config, size) if large else folder.clip()},
+        encoders={"prompt": prompt_xl(folder, config, size) if large else folder.clip(), **shown(net.config.in_channels)},
         defaults=schedulers.sampling(folder.scheduler, sampling(large, size)),
     )
+
+
+def shown(channels: int) -> dict[str, Any]:
+    """What tells a net of pictures, by its channels: a part of one is hidden, or it is to be changed as the prompt says."""
+    kinds: dict[int, dict[str, Any]] = {9: {"inpaint": Hidden()}, 8: {"instruct": Instructed()}}
+    return kinds.get(channels, {})
 
 
 def prompt_xl(folder: Folder, config: Mapping[str, Any], size: int) -> PromptXL:

@@ -14,7 +14,7 @@ from reverie.systems.building import building
 from reverie.systems.folders import latent
 from reverie.systems.single import Single
 from reverie.systems.stable_diffusion import original, vae
-from reverie.systems.stable_diffusion.folder import prompt_xl, sampling
+from reverie.systems.stable_diffusion.folder import prompt_xl, sampling, shown
 from reverie.systems.stable_diffusion.prompt import PromptXL
 from reverie.systems.system import System
 
@@ -46,7 +46,7 @@ def open_file(file: Single) -> System:
             timestep(path.steps, -1),
         ),
         codec=autoencoder(file, 0.13025 if large else 0.18215),
-        encoders={"prompt": _prompt_xl(file, size) if large else _prompt(file)},
+        encoders={"prompt": _prompt_xl(file, size) if large else _prompt(file), **shown(net.config.in_channels)},
         defaults=sampling(large, size),
     )
 
