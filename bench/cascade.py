@@ -46,20 +46,24 @@ def recipe(name, bench):
 
 
 def train(name, bench):
-    """One stage, whose length is fixed by the speed of its steps until the rate begins to fall."""
+    """One stage, whose length is fixed by the speed of its steps until the rate begins to fall; it goes on where it stopped."""
     folder, seconds = bench.folder / name, SHARES[name] * bench.seconds
-    if (folder / "spent.json").exists():
+    note = folder / "spent.json"
+    before = json.loads(note.read_text()) if note.exists() else {"cpu_seconds": 0.0, "done": False}
+    if before["done"]:
         return
-    session = Session.open(recipe(name, bench), folder, resume=False)
-    begin, decay = time.process_time(), session.run.training.decay
+    session = Session.open(recipe(name, bench), folder, resume=True)
+    begin, decay = time.process_time() - before["cpu_seconds"], session.run.training.decay
     for now in session:
         spent = time.process_time() - begin
         if now.step % 50 == 0 and now.step < (1 - decay) * (session.run.steps or 1e9):
             session.run.steps = max(now.step + 1, int(now.step * seconds / spent))
+        if now.saved:
+            note.write_text(json.dumps({"cpu_seconds": spent, "steps": now.step, "done": False}))
         if now.step % 50 == 0:
             print(name, now.step, session.run.steps, f"{now.loss:.4f} {spent:.0f} of {now.seconds:.0f} s", flush=True)
-    spent = {"cpu_seconds": round(time.process_time() - begin, 1), "steps": session.run.step}
-    (folder / "spent.json").write_text(json.dumps(spent))
+    spent = time.process_time() - begin
+    note.write_text(json.dumps({"cpu_seconds": spent, "steps": session.run.step, "done": session.run.step >= session.run.steps}))
 
 
 def main(bench):

@@ -16,10 +16,13 @@ from reverie.encode import Classes, Concepts
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
+from reverie.systems.control import open_control
+from reverie.systems.control.recipe import Trained
 from reverie.systems.recipes import RECIPES
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load_any, save
 from reverie.tasks.cascade import Enlarge
+from reverie.tasks.control import Steer
 from reverie.tasks.generate import generate
 from reverie.tasks.mend import Mend
 from reverie.tasks.train import Session
@@ -68,6 +71,11 @@ def test_every_recipe_trains(name, places, tmp_path):
         recipe = replace(recipe, size=64)
     session = Session.open(recipe, tmp_path, resume=False)
     assert all(np.isfinite(now.loss) for now in session) and session.run.step == 2
+    if isinstance(session.system, Trained):
+        again = open_control(tmp_path, session.system.base)
+        assert again.net.config == session.system.control.config
+        assert len(generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64)),))], steps=1)) == 1
+        return
     again = load_any(tmp_path / "model.safetensors")
     assert type(again) is type(session.system)
     if isinstance(again, System):

@@ -25,6 +25,8 @@ from reverie.data.sheet import sheet
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
 from reverie.process.grids import GRIDS
+from reverie.systems.control import save_control
+from reverie.systems.control.recipe import Trained
 from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
@@ -132,7 +134,11 @@ class Session:
     def _write(self, path: Path, about: Mapping[str, Any]) -> None:
         """The model as its weights are now, with what the job has to measure on them."""
         found = self.run.job.finish() if isinstance(self.run.job, Finishing) else {}
-        save(replace(self.system, about={**self.system.about, **about, **found}), path)
+        made = replace(self.system, about={**self.system.about, **about, **found})
+        if isinstance(made, Trained):
+            save_control(made.control, path, made.base, made.about)
+        else:
+            save(made, path)
 
 
 def snapshots(folder: Path, width: float) -> list[Path]:

@@ -41,6 +41,8 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     """
     place = Path(path).expanduser()
     opening.check()
+    if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):  # the folder of a run
+        place = place / "model.safetensors"
     if os.path.isdir(place):
         net = _of_folder(place.resolve(), base, opening)
     elif not pickles.is_pickle(place) and CARD in metadata(place):
