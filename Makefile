@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test format train-avatars clean
+.PHONY: demo test format train-avatars figures clean
 
 demo: $(VENV)/ready
 	$(BIN)/reverie generate \
@@ -42,6 +42,9 @@ train-avatars: $(VENV)/ready  ## what made the shipped model; hours on two cores
 	$(QUIET) $(BIN)/reverie train avatars-enlarger --out runs/avatars-enlarger --resume
 	$(QUIET) $(BIN)/reverie train avatars --wording runs/avatars-words/model.safetensors \
 	  --codec runs/avatars-enlarger/model.safetensors --out runs/avatars --resume
+
+figures: $(VENV)/ready  ## a figure of each task, drawn by the shipped model; minutes
+	$(QUIET) $(BIN)/python bench/figures.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,0 +1,138 @@
+"""A figure of each task that changes pictures, by the shipped model: no selection, seeds as written. `make figures`.
+
+python bench/figures.py [names] [--out docs/figures]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+import reverie
+from reverie.data.sheet import sheet
+from reverie.tasks import Edit, Invert, Vary
+
+OUT = Path(__file__).parents[1] / "docs" / "figures"
+RED = "a smiling woman with long red hair and round glasses, purple t-shirt, avataaars style"
+GREEN = RED.replace("red hair", "green hair")
+OTHERS = (
+    "an angry man with a brown mustache, green jacket, micah style",
+    "a woman with dark skin and a blonde afro, yellow top, open peeps style",
+)
+
+
+def box(image, *at):
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).rectangle(at, fill=255)
+    return mask
+
+
+def white(image, mask):
+    """A picture with what is to be drawn in white."""
+    made = image.copy()
+    made.paste("white", mask=mask)
+    return made
+
+
+def edit(system):
+    """Strengths."""
+    strengths = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+    rows, labels = [], []
+    for prompt in (RED, *OTHERS):
+        image = system.generate(prompt, seed=7)[0]
+        new = prompt.replace("red hair", "green hair").replace("brown mustache", "green mohawk").replace("blonde", "pink")
+        rows += [image, *(system.edit(image, new, s, seed=3)[0] for s in strengths)]
+        labels += ["the picture", *(f"{s:g}" for s in strengths)]
+    return sheet(rows, 7, scale=2, below=labels, title="reverie edit: strength, towards another hair")
+
+
+def inpaint(system):
+    """Replacement, and RePaint's jumps."""
+    image = system.generate(RED, seed=7)[0]
+    mask, prompt = box(image, 16, 22, 48, 38), RED.replace("round glasses", "sunglasses")
+    plain = system.inpaint(image, mask, prompt, seed=3, count=3)
+    again = system.inpaint(image, mask, prompt, resample=4, seed=3, count=3)
+    labels = ["to be drawn", *["replacement"] * 3, "the picture", *["4 resamplings"] * 3]
+    return sheet(
+        [white(image, mask), *plain, image, *again], 4, scale=2, below=labels, title="reverie inpaint: sunglasses, seeds 3 to 5"
+    )
+
+
+def differential(system):
+    """A strength for each pixel."""
+    image = system.generate(RED, seed=7)[0]
+    ramp = Image.fromarray(np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None], 64, 0))
+    made = system.inpaint(image, ramp, GREEN, strength=0.9, seed=3)
+    return sheet(
+        [image, ramp.convert("RGB"), *made, system.edit(image, GREEN, 0.9, seed=3)[0]],
+        4,
+        scale=2,
+        below=["the picture", "strength 0 to 0.9", "each pixel by its own", "0.9 everywhere"],
+        title="reverie inpaint with a grey mask",
+    )
+
+
+def outpaint(system):
+    """A larger canvas."""
+    image = system.generate(RED, seed=7)[0]
+    made = [system.outpaint(image, RED, left=16, right=16, resample=4, seed=k)[0] for k in (1, 2)]
+    small = Image.new("RGB", made[0].size, "white")
+    small.paste(image, (16, 0))
+    return sheet(
+        [small, *made], 3, scale=2, below=["the picture", "seed 1", "seed 2"], title="reverie outpaint: 16 pixels left and right"
+    )
+
+
+def invert(system):
+    """Back to its own noise, and from there under other words."""
+    rows = []
+    for prompt in (RED, *OTHERS):
+        image = system.generate(prompt, seed=7)[0]
+        new = prompt.replace("red hair", "green hair").replace("brown mustache", "black beard").replace("blonde", "pink")
+        for words in (prompt, new):
+            options = {"guidance": 1.0 if words == prompt else 2.0, "steps": 40, "solver": "ddim"}
+            rows.append(system.generate(words, tasks=[Invert(image, prompt, 1.0)], **options)[0])
+        rows[-2:] = [image, *rows[-2:], system.generate(new, seed=3)[0]]
+    labels = ["the picture", "traced back, the same words", "other words", "other words alone"] * 3
+    return sheet(rows, 4, scale=2, below=labels, title="reverie edit --invert")
+
+
+def vary(system):
+    """Between two seeds."""
+    shares = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
+    rows = [system.generate(RED, tasks=[Vary(100 + k, s)], seed=7)[0] for k in (0, 1) for s in shares]
+    return sheet(rows, 6, scale=2, below=[f"{s:g}" for s in shares] * 2, title="--vary towards seeds 100 and 101")
+
+
+def upscale(system):
+    """A small picture, enlarged and drawn again."""
+    image = system.generate(RED, seed=7)[0]
+    small = image.resize((32, 32), Image.Resampling.BOX)
+    made = [system.upscale(small, RED, 2, strength=s, seed=3)[0] for s in (0.2, 0.4, 0.6)]
+    shown = [small.resize((64, 64), Image.Resampling.NEAREST), *made, image]
+    return sheet(shown, 5, scale=2, below=["32 pixels", "0.2", "0.4", "0.6", "as it was"], title="reverie upscale: strength")
+
+
+def both(system):
+    """Tasks one after the other: a mask, a strength, and another seed's noise."""
+    image = system.generate(RED, seed=7)[0]
+    mask = box(image, 0, 0, 63, 20)
+    made = [
+        system.generate(RED.replace("long red hair", "a blue hat"), tasks=[Vary(9, s), Edit(image, 1.0, mask, 2)], seed=7)[0]
+        for s in (0.0, 0.5, 1.0)
+    ]
+    return sheet([white(image, mask), *made], 4, scale=2, below=["to be drawn", "vary 0", "0.5", "1"], title="a mask and --vary")
+
+
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    model = reverie.load("reverie-avatars")
+    OUT.mkdir(parents=True, exist_ok=True)
+    for figure in FIGURES:
+        if not sys.argv[1:] or figure.__name__ in sys.argv[1:]:
+            figure(model).save(OUT / f"{figure.__name__}.png")
+            print(OUT / f"{figure.__name__}.png", flush=True)
