@@ -131,7 +131,8 @@ class ControlTransformer(nn.Module):
         told |= {"guidance": guidance} if getattr(c.body, "guided", False) else {}
         h, rest = self.body.entered(x, t, **told)
         steps = self.body.walk(h + heard[0].to(h.dtype), rest)
-        return [zero(y) for zero, y in zip(self.zeros, steps, strict=True)]
+        # in one piece, so that a sample's bias is added before it is rounded in a batch as it is alone
+        return [zero(y.contiguous()) for zero, y in zip(self.zeros, steps, strict=True)]
 
     def forward(self, x: Tensor, t: Tensor, hint: Tensor, **inputs: Any) -> list[Tensor]:
         return self.answered(x, t, self.heard(hint), **inputs)
