@@ -93,3 +93,10 @@ def test_a_stop_is_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main(["generate", "a man"])
     assert stopped.value.code == 130 and capsys.readouterr().err == "reverie: stopped\n"
+
+
+def test_a_style_is_said_in_each_part_that_and_joins():
+    settings = settle(SYSTEM, "a man AND red hair :0.5", {"style": "micah"})
+    assert settings.said("a man AND red hair :0.5") == "a man, micah style :1 AND red hair, micah style :0.5"
+    assert settings.said("a man") == "a man, micah style"
+    assert replace(settings, plain=True).said("a AND b") == "a AND b, micah style"

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from reverie.card import parse, rebuild
+from reverie.encode.syntax import appended
 from reverie.errors import UserError, nearest
 from reverie.guide import GUIDES
 from reverie.process.grids import GRIDS
@@ -116,7 +117,10 @@ class Settings:
 
     def said(self, prompt: Any) -> Any:
         """A prompt with the style in words."""
-        return f"{prompt}, {self.style} style" if self.style else prompt
+        if not self.style:
+            return prompt
+        more = f", {self.style} style"
+        return f"{prompt}{more}" if self.plain or not isinstance(prompt, str) else appended(prompt, more)
 
     def prompts(self) -> list[Any]:
         """One prompt per picture, as it was given: `count` pictures of each."""
