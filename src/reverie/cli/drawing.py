@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from reverie.tasks.cascade import cascade, enlarger
 from reverie.tasks.control import opened as controls
 from reverie.tasks.control import wished
 from reverie.tasks.generate import Picture, Preview, notes
+from reverie.tasks.regions import Regions, parted
 from reverie.tasks.settings import TUNED, Settings, meant, wanted
 from reverie.tasks.start import Task
 from reverie.tasks.vary import Vary
@@ -75,6 +76,10 @@ class Drawing:
     """Wishes about the guidance, as "apg(eta=0)" "interval(low=0.2, high=0.8)": docs/guidance.md lists them."""
     control: tuple[str, ...] = ()
     """Controls and image prompts, as "control(net='edges.safetensors', image='photo.png', take='edges()', weight=0.8)"."""
+    region: tuple[str, ...] = ()
+    """Prompts of parts of the picture, as "region(mask='left.png', prompt='a red hat')": white in the mask is where it holds."""
+    regions_by: Literal["estimates", "attention"] = "estimates"
+    """How regions are told apart: by composing estimates, with every model, or by what each place looks at."""
     plain: bool = False
     """Brackets and AND in a prompt are words, and no signs."""
     solver: str | None = None
@@ -134,6 +139,8 @@ class Drawing:
         """What can be refused before a model is loaded."""
         for text in self.control:
             wished(text)
+        for text in self.region:
+            parted(text)
 
     def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
         """What is done besides drawing from words, and the size that this asks for."""
@@ -142,6 +149,8 @@ class Drawing:
             raise UserError("--vary mixes two seeds: name the other one with --vary-seed")
         if self.vary_seed is not None:
             tasks.append(Vary(self.vary_seed, self.vary or Vary.share))
+        if self.region:
+            tasks.append(Regions(tuple(map(parted, self.region)), self.regions_by))
         return [*tasks, *controls([wished(text) for text in self.control], system, self.opening)], {}
 
 
