@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 import reverie
 from reverie.data.sheet import sheet
 from reverie.tasks import Edit, Invert, Vary
+from reverie.tasks.regions import Region, Regions
 
 OUT = Path(__file__).parents[1] / "docs" / "figures"
 RED = "a smiling woman with long red hair and round glasses, purple t-shirt, avataaars style"
@@ -126,7 +127,20 @@ def both(system):
     return sheet([white(image, mask), *made], 4, scale=2, below=["to be drawn", "vary 0", "0.5", "1"], title="a mask and --vary")
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both)
+def regions(system):
+    """A prompt for each half."""
+    halves = []
+    for side, colours in (("left", ("red", "blue")), ("right", ("green", "yellow"))):
+        mask = Image.new("L", (64, 64), 0)
+        mask.paste(255, (0, 0, 32, 64) if side == "left" else (32, 0, 64, 64))
+        hair, hoodie = colours
+        halves.append(Region(mask, f"a woman with long {hair} hair and round glasses, {hoodie} hoodie, avataaars style"))
+    whole = "a woman with long hair and round glasses, avataaars style"
+    made = [system.generate(whole, tasks=[Regions(tuple(halves))], seed=k)[0] for k in range(4)]
+    return sheet(made, 4, scale=2, title="--region: red hair, blue hoodie; green hair, yellow hoodie")
+
+
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
