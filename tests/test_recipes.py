@@ -49,8 +49,11 @@ def replace_system():
     return small_system()
 
 
-ELSEWHERE = {"emoji", "emoji-words", "emoji-reader", "avatars-autoencoder", "avatars-latent"}
-"""What needs other data: test_emoji_recipe, test_latent_recipe."""
+ELSEWHERE = {"emoji", "emoji-words", "emoji-reader", "avatars-autoencoder", "avatars-latent"} | {
+    "avatars-edges-plus",
+    "avatars-sketch-lora",
+}
+"""What needs other data, or a control to begin from: test_emoji_recipe, test_latent_recipe, test_control_training."""
 
 
 def shown(system):
@@ -74,7 +77,12 @@ def test_every_recipe_trains(name, places, tmp_path):
     if isinstance(session.system, Trained):
         again = open_control(tmp_path, session.system.base)
         assert again.net.config == session.system.control.config
-        assert len(generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64)),))], steps=1)) == 1
+        assert (
+            len(
+                generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64)),), recipe.hints[:1])], steps=1)
+            )
+            == 1
+        )
         return
     again = load_any(tmp_path / "model.safetensors")
     assert type(again) is type(session.system)

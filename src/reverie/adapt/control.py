@@ -33,7 +33,7 @@ class Control(When):
 
     net: a `ControlNet`, a `ControlTransformer` or a `T2IAdapter`. mask (H, W): where it acts, 1 = fully and 0 = not, in every
     sample; it is of any size, and is averaged to the places of each residual. codec: that of the pictures, for nets that hear them
-    encoded; unshifted: as such, without the shift of the latents.
+    encoded; unshifted: as such, without the shift of the latents. kinds: of hints, where it hears several (`data/kinds.py`).
     """
 
     net: Any
@@ -41,6 +41,7 @@ class Control(When):
     codec: Codec | None = None
     unshifted: bool = False
     name: str = "control"
+    kinds: tuple[str, ...] = ()
     memory: list[tuple[Any, Tensor, tuple[Tensor, ...]]] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:

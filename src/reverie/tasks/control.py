@@ -2,10 +2,12 @@
 
 A control's picture is fitted as any other (scaled to cover the size that is drawn, its middle taken), whatever the sizes of several
 are; `take` draws the hint from a photograph first, "edges()". What is said of several controls of one kind is added up.
+To a control that hears several kinds (`Control.kinds`) `take` says which, one or a list of them; or it has a picture for each,
+{"edges()": picture}.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 from reverie.adapt import Control, Controlled, ImagePrompt, ImagePrompted
 from reverie.card import Card, card_of, parse, rebuild, remembers
 from reverie.data.hints import HINTS
+from reverie.data.kinds import together
 from reverie.denoiser import Cond
 from reverie.errors import UserError
 from reverie.systems.control import open_control, open_image_prompt
@@ -34,14 +37,14 @@ class Wish:
     net: str
     image: Any
     when: dict[str, float]
-    take: str = ""
+    take: Any = ""
     eye: str | None = None
 
     def check(self) -> None:
         """UserError for what can be refused before anything is loaded."""
-        picture(self.image)
-        if self.take:
-            rebuild(parse(self.take), HINTS, "hint")
+        _pictures(self.image)
+        for kind in _each(self.take):
+            rebuild(parse(kind), HINTS, "hint")
 
     def opened(self, system: System, opening: Opening = USUAL) -> "Steer | Show":
         """The task of this wish."""
@@ -51,8 +54,15 @@ class Wish:
 
 
 @remembers
-def control(net: str, image: str, weight: float = 1.0, start: float = 0.0, stop: float = 1.0, take: str = "") -> Wish:
-    """A control in a file or folder, and its picture; take: a hint that is drawn from it first."""
+def control(
+    net: str,
+    image: str | Mapping[str, str],
+    weight: float = 1.0,
+    start: float = 0.0,
+    stop: float = 1.0,
+    take: str | Sequence[str] = "",
+) -> Wish:
+    """A control in a file or folder, and its picture; take: a hint that is drawn from it first, or several."""
     return Wish(net, image, {"weight": weight, "start": start, "stop": stop}, take)
 
 
@@ -87,9 +97,9 @@ class Steer:
 
     @property
     def card(self) -> Card:
-        pictures = [card_of_picture(picture(image), image) for image in self.images]
+        pictures = [_card(image) for image in self.images]
         told = [{"net": c.name, "weight": c.weight, "start": c.start, "stop": c.stop} for c in self.controls]
-        takes = [take if isinstance(take, str) else card_of(take) for take in self._takes]
+        takes = [take if isinstance(take, str) else card_of(take) for take in self._takes]  # a list of several, too
         every = zip(told, pictures, takes, strict=True)
         return {"name": "steer", "controls": [net | {"image": image, "take": take} for net, image, take in every]}
 
@@ -101,18 +111,19 @@ class Steer:
         """What each control is shown, (1, C, H, W) in [-1, 1]."""
         out = []
         for control, image, take in zip(self.controls, self.images, self._takes, strict=True):
-            shown = picture(image)
-            if take:
-                whole = (fitted(shown, size, 3)[0].permute(1, 2, 0) + 1) * 127.5
-                draw = rebuild(parse(take), HINTS, "hint") if isinstance(take, str) else take
-                shown = Image.fromarray(draw(whole.round().numpy().astype(np.uint8)))
+            if control.kinds:
+                out.append(_several(control, image, take, size))
+                continue
+            if isinstance(image, Mapping) or len(_each(take)) > 1:
+                raise UserError(f"{control.name} hears one kind of picture: give it one, and one hint to take of it")
+            shown = _drawn(picture(image), _each(take)[0], size) if take else picture(image)
             out.append(fitted(shown, size, control.net.config.hint_channels))
         return out
 
     def notes(self) -> list[str]:
         """What a picture does not say."""
         pairs = zip(self.controls, self.images, strict=True)
-        black = [c.name for c, image in pairs if not np.asarray(picture(image)).any()]
+        black = [c.name for c, image in pairs if not any(np.asarray(shown).any() for shown in _pictures(image))]
         return [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
 
     def __call__(self, start: Start) -> Start:
@@ -122,6 +133,44 @@ class Steer:
             return replace(cond, hints=(*(cond.hints or ()), *hints))
 
         return start.hear(told).adapt(partial(_controlled, controls=self.controls))
+
+
+def _each(take: Any) -> tuple[Any, ...]:
+    """Hints to take, of one or several."""
+    return tuple(take) if isinstance(take, (list, tuple)) else (take,) if take else ()
+
+
+def _pictures(image: Any) -> list[Image.Image]:
+    return [picture(each) for each in image.values()] if isinstance(image, Mapping) else [picture(image)]
+
+
+def _card(image: Any) -> Any:
+    if isinstance(image, Mapping):
+        return {kind: _card(each) for kind, each in image.items()}
+    return card_of_picture(picture(image), image)
+
+
+def _drawn(image: Image.Image, take: Any, size: tuple[int, int]) -> Image.Image:
+    """The hint of a photograph that is fitted first."""
+    whole = (fitted(image, size, 3)[0].permute(1, 2, 0) + 1) * 127.5
+    draw = rebuild(parse(take), HINTS, "hint") if isinstance(take, str) else take
+    return Image.fromarray(draw(whole.round().numpy().astype(np.uint8)))
+
+
+def _several(control: Control, image: Any, take: Any, size: tuple[int, int]) -> Tensor:
+    """What a control is shown that hears several kinds, (1, 3 K, H, W)."""
+    if isinstance(image, Mapping):
+        if take:
+            raise UserError(f"{control.name} has a picture for each kind, which is the hint: leave out take")
+        given = {kind: fitted(picture(each), size, 3) for kind, each in image.items()}
+    elif not take:
+        raise UserError(
+            f"{control.name} hears {', '.join(control.kinds)}: say by take which is to be drawn, or give a picture for each"
+        )
+    else:
+        names = [take if isinstance(take, str) else take.card["name"] for take in _each(take)]
+        given = {name: fitted(_drawn(picture(image), one, size), size, 3) for name, one in zip(names, _each(take), strict=True)}
+    return together(given, control.kinds, control.name)
 
 
 def _controlled(model: Any, controls: tuple[Control, ...]) -> Controlled:

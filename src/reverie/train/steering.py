@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reverie.data.kinds import CHANNELS, told
 from reverie.denoiser import Cond
 from reverie.process.grids import karras
 from reverie.rng import Rng, digest
@@ -16,14 +17,15 @@ from reverie.train.jobs import Diffusion
 
 
 class Steering(Diffusion):
-    """A `Diffusion` whose denoiser hears hints, of which only `learnt` learns. codec: of its space."""
+    """A `Diffusion` whose denoiser hears hints, of which only `learnt` learns, or `parts` of it. codec: of its space."""
 
     STEPS, COUNT = 12, 8
 
-    def __init__(self, *given: Any, learnt: nn.Module, codec: Any, **named: Any) -> None:
+    def __init__(self, *given: Any, learnt: nn.Module, parts: Sequence[nn.Module] = (), codec: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.module.requires_grad_(False)
-        learnt.requires_grad_(True)
+        for part in parts or (learnt,):
+            part.requires_grad_(True)
         self.module = nn.ModuleDict({"control": learnt})
         self.codec = codec
 
@@ -44,4 +46,10 @@ class Steering(Diffusion):
         x = path.prior(self.held[:count].shape, rng=rng, spread=1.0)
         made = sample(self.denoiser, x, karras(smallest=0.02)(path, self.STEPS), Exponential(2), cond=self._cond(said, seen))
         drawn, whole = self.codec.decode(made), self.codec.decode(self.held[:count])
-        return torch.cat([seen[:, : drawn.shape[1]], drawn, whole])
+        return torch.cat([_first(seen)[:, : drawn.shape[1]], drawn, whole])
+
+
+def _first(seen: Tensor) -> Tensor:
+    """Of hints (B, 3 K, H, W) of several kinds the first that is given, (B, 3, H, W)."""
+    which = told(seen).int().argmax(1)
+    return torch.stack([row[CHANNELS * k : CHANNELS * (k + 1)] for row, k in zip(seen, which.tolist(), strict=True)])

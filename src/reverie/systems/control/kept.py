@@ -3,8 +3,9 @@
 card = {"format", "control": the shape of the net, "base": {"name", "hash"} of the model, "about": what is said of it}.
 """
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import nn
 
 from reverie.card import card_of, rebuild
 from reverie.errors import UserError
-from reverie.files import load_tensors, save_tensors
+from reverie.files import load_tensors, metadata, save_tensors
 from reverie.nets.control import ControlNet, ControlNetConfig
 from reverie.nets.control_transformer import ControlTransformer, ControlTransformerConfig
+from reverie.nets.lora import merged_state
 from reverie.nets.t2i import T2IAdapter, T2IConfig
 from reverie.systems.system import System
 from reverie.systems.weights import CARD, FORMAT
@@ -32,14 +34,21 @@ NETS: dict[type, type[nn.Module]] = {
 
 
 def save_control(net: nn.Module, path: str | Path, base: System, about: Mapping[str, Any] | None = None) -> None:
-    """Writes a control of this system. about: name, licence, data, recipe, measured quality."""
+    """Writes a control of this system, low-rank changes merged. about: name, licence, data, recipe, measured quality."""
     card = {
         "format": FORMAT,
         "control": card_of(net.config),
         "base": {"name": base.name, "hash": base.hash},
         "about": dict(about or {}),
     }
-    save_tensors(Path(path), net.state_dict(), {CARD: card})
+    save_tensors(Path(path), merged_state(net), {CARD: card})
+
+
+def kinds(path: Path) -> tuple[str, ...]:
+    """The kinds of hints of a control that hears several; none where it hears one."""
+    about = json.loads(metadata(path)[CARD])["about"]  # which `load_control` has read
+    said = about.get("hints", ()) if isinstance(about, dict) else ()
+    return tuple(rebuild(said, (), f"{path}: about.hints", Sequence[str]))
 
 
 def load_control(path: Path, base: System) -> Any:

@@ -41,19 +41,20 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     """
     place = Path(path).expanduser()
     opening.check()
+    kinds: tuple[str, ...] = ()
     if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):  # the folder of a run
         place = place / "model.safetensors"
     if os.path.isdir(place):
         net = _of_folder(place.resolve(), base, opening)
     elif not pickles.is_pickle(place) and CARD in metadata(place):
-        net = kept.load_control(place, base)
+        net, kinds = kept.load_control(place, base), kept.kinds(place)
     else:
         net = _of_file(Single(place, opening), base)
     check_fits(net, base, str(path))
     _placed(net, base)
     unshifted = isinstance(net, ControlTransformer) and net.latent and net.config.unpooled
     codec: Any = base.codec if net.latent else None
-    return Control(**{"name": place.stem, **when}, net=net, codec=codec, unshifted=unshifted)
+    return Control(**{"name": place.stem, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds)
 
 
 def _of_folder(folder: Path, base: System, opening: Opening) -> Any:

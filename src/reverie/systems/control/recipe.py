@@ -2,23 +2,33 @@
 
 reverie train avatars-edges --out runs/avatars-edges
 reverie generate "a bald man" --control "control(net='runs/avatars-edges', image='photo.png', take='edges()')"
+
+Whole (ControlNet, arXiv:2302.05543); for any of several kinds of hints (Uni-ControlNet, arXiv:2305.16322); begun from another
+control, by what the pictures show (ControlNet++, arXiv:2404.07987), or by low-rank changes (CtrLoRA, arXiv:2410.09400).
 """
 
+import copy
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.adapt import Control, Controlled
 from reverie.card import parse, rebuild
 from reverie.data.hints import HINTS
+from reverie.data.kinds import CHANNELS, only
 from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
+from reverie.nets.lora import adapt, changes
 from reverie.nets.unet import UNet
+from reverie.systems.control.kept import kinds, load_control
 from reverie.systems.recipe import Preset, _prompt, channels_last, encode
 from reverie.systems.shipped import place
 from reverie.systems.system import System
@@ -26,6 +36,7 @@ from reverie.systems.weights import load
 from reverie.train.jobs import View, to_signal
 from reverie.train.loop import Job, Training
 from reverie.train.objective import TIMES
+from reverie.train.rewarding import REWARDS, Rewarding
 from reverie.train.steering import Steering
 
 
@@ -40,38 +51,56 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRecipe(Preset):
-    """A control of a model of ours, by one kind of hint."""
+    """A control of a model of ours, by one kind of hint or by several."""
 
     base: str = "reverie-avatars"
     """The model: shipped, or a file."""
     hint: str = "edges()"
     """What is drawn of each picture and shown: edges(), sketch(), shading(), regions(), low(), palette()."""
+    hints: tuple[str, ...] = ()
+    """Kinds that one control hears, any of them or none, in place of `hint`."""
+    drop_hints: float = 0.5
+    """The chance of each of them not to be shown."""
+    begin: str = ""
+    """The control that it begins from: a run or a file; '' = the weights of the model."""
+    rank: int = 0
+    """Of the changes of its linear layers; beside them learn the encoder of hints and what begins at zero. 0 = all of it learns."""
+    reward: str = ""
+    """How far a picture is from its hint, which is learnt from, too: soft_edges(), squares(), patches(), colours()."""
+    reward_weight: float = 0.5
+    light: float = 0.6
+    """The most noise, sigma / alpha, at which it is."""
     blocks: int = 0
     """How many blocks of a transformer are copied; 0 = half."""
     drop: float = 0.5
     """Share of prompts replaced by the empty one, so that the hint must be heeded (arXiv:2302.05543, section 3.3)."""
     times: str = "log_normal(mean=-0.6, deviation=1.4)"
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of hints, whether one or several."""
+        return self.hints or (self.hint,)
+
     def prepare(self, pictures: Pictures) -> tuple[Trained, Job]:
-        """A fresh control for the model, and its training job."""
+        """A fresh control for the model, or one that goes on from another, and its training job."""
+        self._check()
         train, held = self.split(pictures)
         base = load(place(self.base))
         if base.defaults.size != (self.size, self.size):
             drawn = base.defaults.size[1]
             raise UserError(f"{self.base} draws {drawn} pixels, and the pictures have {self.size}: give that --size")
         torch.manual_seed(self.training.seed)
-        net: Any = base.denoiser.net
-        factor = base.codec.factor
-        control = control_of(net, factor) if isinstance(net, UNet) else control_transformer_of(net, self.blocks, factor=factor)
+        control: Any = self._begun(base) if self.begin else self._fresh(base)
         base.denoiser.autocast = self.training.autocast
         channels_last(base.denoiser)
         channels_last(control)
-        told = self.card(pictures) | {"hint": self.hint}
-        job = Steering(
+        learnt = [*changes(control), control.hint, *control.silence()] if self.rank else []
+        job = self._kind()(
             Controlled(base.denoiser, [Control(net=control, name=self.name)]),
             encode(base.codec, train.images),
             encode(base.codec, held.images),
             learnt=control,
+            parts=learnt,
             encoder=base.prompt_encoder,
             prompt=_prompt(train),
             held_prompt=_prompt(held),
@@ -81,19 +110,73 @@ class ControlRecipe(Preset):
             drop=self.drop,
             codec=base.codec,
         )
-        return Trained(control=control, base=base, about=told), job
+        shown: dict[str, Any] = {"hints": list(self.hints)} if self.hints else {"hint": self.hint}
+        return Trained(control=control, base=base, about=self.card(pictures) | shown), job
+
+    def _check(self) -> None:
+        """UserError for what does not go together."""
+        names = [parse(kind)["name"] for kind in self.kinds]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"--hints has {twice[0]}() twice: a control hears each kind once")
+        if not 0 <= self.drop_hints < 1:
+            raise UserError(f"--drop-hints is {self.drop_hints}; it is a share, at least 0 and less than 1")
+        if self.rank < 0:
+            raise UserError(f"--rank is {self.rank}; it is 1 or more, or 0 for a control that learns whole")
+        if (self.rank or self.reward) and not self.begin:
+            what = "--rank" if self.rank else "--reward"
+            raise UserError(f"{what} changes a control that is trained: name its run or file with --begin")
+        if self.reward and self.hints:
+            raise UserError("--reward is of one kind of hint: give --hint in place of --hints")
+
+    def _kind(self) -> Callable[..., Steering]:
+        if not self.reward:
+            return Steering
+
+        def job(*given: Any, **named: Any) -> Steering:
+            reward = rebuild(parse(self.reward), REWARDS, "reward")
+            return Rewarding(*given, reward=reward, weight=self.reward_weight, light=self.light, **named)
+
+        return job
+
+    def _fresh(self, base: System) -> Any:
+        """A silent control of the model."""
+        net: Any = base.denoiser.net
+        factor, channels = base.codec.factor, CHANNELS * len(self.kinds)
+        if isinstance(net, UNet):
+            return control_of(net, factor, channels)
+        return control_transformer_of(net, self.blocks, factor=factor, hint_channels=channels)
+
+    def _begun(self, base: System) -> nn.Module:
+        """The control in `begin`, with an encoder of its own where it hears other hints; that is silent at first."""
+        file = Path(self.begin).expanduser()
+        file = file / "model.safetensors" if os.path.isdir(file) else file
+        if not os.path.isfile(file):
+            raise UserError(f"{file} is not there: train the control to begin from, and name its run with --begin")
+        control = copy.deepcopy(load_control(file, base))  # of weights of its own, not of the file's
+        channels = CHANNELS * len(self.kinds)
+        if control.config.hint_channels != channels or (self.hints and kinds(file) != self.hints):
+            made = type(control)(replace(control.config, hint_channels=channels))
+            kept = {k: v for k, v in control.state_dict().items() if not k.startswith("hint.")}
+            made.load_state_dict(made.state_dict() | kept)
+            control = made
+        if self.rank:
+            adapt(control, self.rank)
+        return control
 
     def _hints(self, images: np.ndarray) -> View:
-        """The hints (B, 3, H, W) of pictures uint8 (N, C, H, W), each drawn when it is first asked for."""
-        draw = rebuild(parse(self.hint), HINTS, "hint")
-        known = np.zeros((len(images), 3, *images.shape[2:]), np.uint8)
+        """The hints (B, 3 K, H, W) of pictures uint8 (N, C, H, W), drawn when first asked for; some of several left out."""
+        draws, shape = [rebuild(parse(kind), HINTS, "hint") for kind in self.kinds], (CHANNELS, *images.shape[2:])
+        known = np.zeros((len(images), CHANNELS * len(draws), *shape[1:]), np.uint8)
         there = np.zeros(len(images), bool)
 
         def look(index: np.ndarray, rng: np.random.Generator) -> Tensor:
             for i in index[~there[index]]:
-                pixels = np.ascontiguousarray(np.broadcast_to(images[i], known.shape[1:]).transpose(1, 2, 0))
-                known[i], there[i] = draw(pixels).transpose(2, 0, 1), True
-            return to_signal(known[index])
+                pixels = np.ascontiguousarray(np.broadcast_to(images[i], shape).transpose(1, 2, 0))
+                known[i], there[i] = np.concatenate([draw(pixels).transpose(2, 0, 1) for draw in draws]), True
+            seen = to_signal(known[index])
+            if len(draws) == 1:
+                return seen
+            return only(seen, torch.from_numpy(rng.random((len(index), len(draws))) >= self.drop_hints))
 
         return look
 
@@ -107,3 +190,26 @@ PALETTE = replace(EDGES, name="avatars-palette", about="a control of reverie-ava
 SHADING = replace(EDGES, name="avatars-shading", about="a control of reverie-avatars by shading, like depth", hint="shading()")
 SKETCH = replace(EDGES, name="avatars-sketch", about="a control of reverie-avatars by a sketch", hint="sketch()")
 LOW = replace(EDGES, name="avatars-low", about="a control of reverie-avatars by eight squares each way", hint="low()")
+UNI = replace(
+    EDGES,
+    name="avatars-uni",
+    about="a control of reverie-avatars by any of edges, patches, main colours and squares",
+    hints=("edges()", "regions()", "palette()", "low()"),
+    training=replace(TRAINING, steps=3000),
+)
+EDGES_PLUS = replace(
+    EDGES,
+    name="avatars-edges-plus",
+    about="avatars-edges, taught by the edges that its pictures show",
+    begin="runs/avatars-edges",
+    reward="soft_edges()",
+    training=replace(TRAINING, steps=500, rate=2e-4),
+)
+SKETCH_LORA = replace(
+    SKETCH,
+    name="avatars-sketch-lora",
+    about="avatars-edges, changed for sketches by low-rank changes",
+    begin="runs/avatars-edges",
+    rank=16,
+    training=replace(TRAINING, steps=500),
+)
