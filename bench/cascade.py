@@ -2,14 +2,12 @@
 
     reverie data avatars --count 10000 --size 128 --out avatars-128.safetensors
     python bench/cascade.py train --data avatars-128.safetensors
-    python bench/cascade.py measure --data avatars-128.safetensors --pixels runs/latent-bench/pixels
 
-The three stages of `systems/avatars/enlarging.py` share `--seconds` of a processor (`time.process_time` of the training itself, as
-there): 40 per cent words into 32 px, 25 per cent 32 into 64 px, 35 per cent 64 into 128. `plain` is the middle stage once more without
-noise on what it sees. Measured as in bench/latent.py: the same prompts, seeds and real pictures; KID x 1000 in EfficientNet-Lite0.
+The three stages of `systems/avatars/enlarging.py` share `--seconds` of a processor (`time.process_time` of the training itself,
+as there): 40 per cent words into 32 px, 25 per cent 32 into 64 px, 35 per cent 64 into 128. `plain` is the middle stage once more,
+without noise on what it sees. Each goes on where it stopped; what is measured, and how, is as in bench/latent.py.
 """
 
-import csv
 import json
 import time
 from dataclasses import dataclass, replace
@@ -26,7 +24,7 @@ SHARES = {"avatars-32": 0.4, "avatars-64": 0.25, "avatars-128": 0.35, "plain": 0
 
 @dataclass
 class Bench:
-    what: tyro.conf.Positional[Literal["train", "measure"]]
+    what: tyro.conf.Positional[Literal["train"]]
     data: str
     pixels: str = "runs/latent-bench/pixels"
     folder: Path = Path("runs/cascade-bench")

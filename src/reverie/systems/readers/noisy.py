@@ -1,4 +1,4 @@
-"""How the readers of noised pictures are trained that guide the small models: `--guide "classifier(reader=runs/fashion-classifier)"`.
+"""How the readers of noised pictures are trained that guide the small models, `--guide "classifier(reader='runs/...')"`.
 
 reverie train fashion-classifier --out runs/fashion-classifier
 reverie train avatars-scorer --out runs/avatars-scorer
@@ -27,7 +27,7 @@ from reverie.systems.shipped import place
 from reverie.systems.system import Part
 from reverie.systems.weights import load_any
 from reverie.train.loop import Job, Training
-from reverie.train.noisy import NoisyMatching, NoisyReading, Noised
+from reverie.train.noisy import Noised, NoisyMatching, NoisyReading
 from reverie.train.objective import TIMES
 
 
