@@ -15,6 +15,7 @@ from reverie.cli.generate import Generate
 from reverie.cli.inpaint import Inpaint
 from reverie.cli.outpaint import Outpaint
 from reverie.cli.parse import _flags, parse
+from reverie.cli.restore import Restore
 from reverie.cli.solvers import Solvers
 from reverie.cli.systems import Systems
 from reverie.cli.train import Place, _command
@@ -38,6 +39,7 @@ def test_commands():
         "inpaint",
         "outpaint",
         "upscale",
+        "restore",
         "compare",
         "train",
         "tune",
@@ -51,19 +53,22 @@ def test_commands():
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "avatars-autoencoder", "avatars-latent",
         "autoencoder", "autoencoder-vq", "autoencoder-dc", "emoji-words", "emoji", "folder", "avatars-reader", "fashion-reader",
         "emoji-reader", "fashion-classifier", "avatars-scorer", "avatars-32", "avatars-64", "avatars-128", "avatars-repair",
+        "avatars-edges", "avatars-sketch", "avatars-shading", "avatars-regions", "avatars-low", "avatars-palette",
+        "avatars-uni", "avatars-edges-plus", "avatars-sketch-lora",
     ]  # fmt: skip
 
 
 def test_flags():
     assert names(Generate) == (
-        "style count seed steps guidance negative guide control plain solver grid model then refiner handover height width out batch vary vary_seed strict "
-        "from_ json opening prompt"
+        "style count seed steps guidance negative guide control region regions_by plain solver grid model then refiner handover "
+        "height width out batch vary vary_seed strict from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"
     assert names(Edit) == f"{changing} strength mask invert keep"
     assert names(Inpaint) == f"{changing} mask strength resample"
     assert names(Outpaint) == f"{changing} left right top bottom resample"
     assert names(Upscale) == f"{changing} factor strength"
+    assert names(Restore) == f"{changing} operator noise method mask"
     assert names(Compare) == f"{names(Generate)} x y reference"
     assert names(Evaluate) == "model data samples steps guidance solver seed batch json"
     assert names(Data) == "name path count size style seed out overwrite sheet"
@@ -82,7 +87,7 @@ def test_flags():
 
 OFFERED = {
     kind.__name__: kind()
-    for kind in (Generate, Edit, Inpaint, Outpaint, Upscale, Compare, Evaluate, Data, Solvers, Tune, Systems, Convert)
+    for kind in (Generate, Edit, Inpaint, Outpaint, Upscale, Restore, Compare, Evaluate, Data, Solvers, Tune, Systems, Convert)
 }
 OFFERED |= {name: _command(recipe) for name, recipe in RECIPES.items()}
 

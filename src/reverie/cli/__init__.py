@@ -14,6 +14,7 @@ COMMANDS = {
     "inpaint": "a part of a picture drawn anew",
     "outpaint": "a picture on a larger canvas",
     "upscale": "a picture enlarged, its details drawn",
+    "restore": "a picture from what is left of it: blurred, shrunk, masked, grey, squeezed",
     "compare": "two settings side by side: a grid of pictures, and a table",
     "train": "train a model: reverie train RECIPE --help",
     "tune": "fit a solver of few steps to a model",

@@ -10,6 +10,8 @@ from reverie.tasks.invert import Invert as Invert
 from reverie.tasks.outpaint import outpaint as outpaint
 from reverie.tasks.ready import Ready as Ready
 from reverie.tasks.ready import load as load
+from reverie.tasks.restore import Restore as Restore
+from reverie.tasks.restore import restore as restore
 from reverie.tasks.start import Start as Start
 from reverie.tasks.start import Task as Task
 from reverie.tasks.upscale import upscale as upscale

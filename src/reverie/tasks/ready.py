@@ -12,6 +12,7 @@ from reverie.systems.opening import Opening
 from reverie.tasks.edit import edit, inpaint
 from reverie.tasks.generate import Preview, generate, steps
 from reverie.tasks.outpaint import outpaint
+from reverie.tasks.restore import restore
 from reverie.tasks.upscale import upscale
 
 
@@ -41,6 +42,10 @@ class Ready(System):
     def upscale(self, image: Any, prompt: Any = "", factor: float = 2.0, **settings: Any) -> list[Image.Image]:
         """The picture enlarged, its details drawn: see `reverie.tasks.upscale`."""
         return upscale(self, image, prompt, factor, **settings)
+
+    def restore(self, image: Any, prompt: Any = "", **settings: Any) -> list[Image.Image]:
+        """The picture from what was measured of it, as operator="blur(sigma=1.5)": see `reverie.tasks.restore`."""
+        return restore(self, image, prompt, **settings)
 
 
 def load(name: str, **opening: Any) -> Ready:

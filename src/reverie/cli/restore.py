@@ -1,0 +1,67 @@
+"""`reverie restore photo.png "a smiling woman" --operator "blur(sigma=1.5)"`: a picture from what was measured of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from reverie.cli.changing import Changing
+from reverie.cli.drawing import draw, read
+from reverie.systems import System
+from reverie.tasks import metadata
+from reverie.tasks.restore import Restore as Task
+from reverie.tasks.restore import asked
+from reverie.tasks.start import Task as Anything
+
+
+@dataclass(frozen=True)
+class Restore(Changing):
+    """A picture that was blurred, shrunk, masked, turned grey or squeezed, as it may have been: it fits what is left of it."""
+
+    usage: ClassVar[str] = 'reverie restore IMAGE PROMPT --operator "blur(sigma=1.5)"'
+    sized: ClassVar[str] = "the picture and --operator"
+
+    operator: str = ""
+    """What was done to it: blur(sigma=1.5), downsample(factor=4), mask(), grey(), jpeg(quality=10) or identity()."""
+    noise: float = 0.0
+    """The deviation of the noise on it, in [-1, 1] units: 0.02 is two and a half levels of 255."""
+    method: str = "mmps()"
+    """How what was seen steers the model: mmps(), pigdm() or dps(); docs/restoring.md says what each costs."""
+    mask: str = ""
+    """A picture of the same size, for mask(): white is unknown, black is known."""
+
+    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
+        return tasks[0].get("name") == "restore"
+
+    def retold(self, made: metadata.Made) -> "Restore":
+        told = super().retold(made)
+        task: Mapping[str, Any] = next((task for task in made.tasks if task.get("name") == "restore"), {})
+        more: dict[str, Any] = {
+            k: v for k in ("operator", "method") if (v := _call(task.get(k))) and getattr(self, k) in ("", "mmps()")
+        }
+        if not self.noise and isinstance(task.get("noise"), float):
+            more["noise"] = task["noise"]
+        return replace(told, **more)
+
+    def task(self) -> Task:
+        """What is done with the picture."""
+        return asked(self.image, self.operator, self.noise, self.method, self.mask or None)
+
+    def early(self) -> None:
+        super().early()
+        self.task().check()
+
+    def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
+        task, (more, _) = self.task(), super().tasks(system)
+        return [*more, task], task.size(system)
+
+
+def _call(card: Any) -> str:
+    """A card as it is typed; "" of anything else, since pictures of others are not to be believed."""
+    if not isinstance(card, Mapping) or "name" not in card:
+        return ""
+    return f"{card['name']}({', '.join(f'{k}={v!r}' for k, v in card.items() if k != 'name')})"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Restores and saves."""
+    draw(*read(Restore, arguments, "reverie restore"))
