@@ -74,7 +74,13 @@ def cascade(
     first, *rest = systems
     for system in rest:
         enlarger(system)
-    for event in run(first, settings, tasks):
+    return _through(run(first, settings, tasks), rest, level)  # what cannot be is said now, and not at the first step
+
+
+def _through(
+    events: Iterator[Preview | list[Picture]], rest: Sequence[System], level: float | None
+) -> Iterator[Preview | list[Picture]]:
+    for event in events:
         if isinstance(event, Preview):
             yield event
             continue
