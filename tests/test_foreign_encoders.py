@@ -149,6 +149,9 @@ def _numbers(said):
 def test_no_number_of_a_configuration_is_without_bound(make, tmp_path):
     """Each is refused, or changes nothing; none takes the time or the memory that it asks for."""
     make().save_pretrained(tmp_path)
+    before = time.process_time()
+    open_folder(tmp_path)  # imports what it needs, once
+    usual = time.process_time() - before
     for part in Folder(tmp_path).weights:
         file = tmp_path / part / "config.json"
         text = file.read_text()
@@ -157,5 +160,5 @@ def test_no_number_of_a_configuration_is_without_bound(make, tmp_path):
             with pytest.raises(UserError, match=part) if field == "num_layers" else contextlib.suppress(UserError):
                 before = time.process_time()
                 open_folder(tmp_path)
-            assert time.process_time() - before < 5, f"{part}: {field}"
+            assert time.process_time() - before < 5 + 2 * usual, f"{part}: {field}"
         file.write_text(text)

@@ -274,7 +274,16 @@ EVERY = {
     "temperature": (TOLD, temperature(0.7)),
     "pag": (NET, pag(1.5, (1,), 0.0, 0.6)),
     "slg": (NET, slg((1,), 1.5, 0.0, 0.6)),
-    "all": (NET, apg(0.2, 0.5, -0.5), interval(0.1, 0.85), pag(0.5), slg((2,), 0.5), temperature(0.9), cfg_zero(), rescale()),
+    "all": (
+        NET,
+        apg(0.2, 0.5, -0.5),
+        interval(0.1, 0.85),
+        pag(0.5),
+        slg((2,), 0.5, 0.0, 0.6),
+        temperature(0.9),
+        cfg_zero(),
+        rescale(),
+    ),
 }
 
 

@@ -40,6 +40,9 @@ class Restore(Changing):
         }
         if not self.noise and isinstance(task.get("noise"), float):
             more["noise"] = task["noise"]
+        for side in ("height", "width"):  # they follow from the picture, as those that it tells did
+            if getattr(self, side) == getattr(made.settings, side):
+                more[side] = None
         return replace(told, **more)
 
     def task(self) -> Task:
