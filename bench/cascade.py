@@ -2,35 +2,63 @@
 
     reverie data avatars --count 10000 --size 128 --out avatars-128.safetensors
     python bench/cascade.py train --data avatars-128.safetensors
+    python bench/cascade.py measure --data avatars-128.safetensors
 
 The three stages of `systems/avatars/enlarging.py` share `--seconds` of a processor (`time.process_time` of the training itself,
 as there): 40 per cent words into 32 px, 25 per cent 32 into 64 px, 35 per cent 64 into 128. `plain` is the middle stage once more,
 without noise on what it sees. Each goes on where it stopped; what is measured, and how, is as in bench/latent.py.
+
+The last rows are of the middle stage: held-out pictures, made small, spoilt as said, and enlarged to 64 px by the stage as it is
+told of noise (`told`, at the level that does best on pictures spoilt so, of LEVELS), and by the plain one. psnr, in dB, is to the
+picture; of pictures that a model drew, there is none.
 """
 
+import csv
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
 import tyro
+from PIL import Image, ImageFilter
 
+from reverie.data.avatars import avatars
+from reverie.data.damages import stored
+from reverie.data.sets import open_pictures
+from reverie.data.sheet import sheet
+from reverie.measure.agreement import shown
+from reverie.measure.features import imagenet
+from reverie.measure.prompts import avatar_prompts
+from reverie.measure.report import Yardstick
 from reverie.systems.recipes import RECIPES
+from reverie.systems.shipped import open_reader
+from reverie.systems.weights import load
+from reverie.tasks.cascade import Enlarge, cascade
+from reverie.tasks.evaluate import array
+from reverie.tasks.generate import Picture, Preview, run, to_images
+from reverie.tasks.settings import settle
 from reverie.tasks.train import Session
+from reverie.train.jobs import to_signal
 
+FIELDS = ("pictures", "n", "kid x 1000", "frechet", "agreement", "psnr", "level", "evaluations", "cpu s a picture")
+LEVELS = (0.0, 0.1, 0.2, 0.3)
 SHARES = {"avatars-32": 0.4, "avatars-64": 0.25, "avatars-128": 0.35, "plain": 0.25}
 
 
 @dataclass
 class Bench:
-    what: tyro.conf.Positional[Literal["train"]]
+    what: tyro.conf.Positional[Literal["train", "measure"]]
     data: str
     pixels: str = "runs/latent-bench/pixels"
     folder: Path = Path("runs/cascade-bench")
     seconds: float = 2800.0
     samples: int = 100
     out: Path = Path("bench/results/cascade.csv")
+    sheet: Path = Path("docs/cascade.png")
 
 
 def recipe(name, bench):
@@ -64,8 +92,96 @@ def train(name, bench):
     note.write_text(json.dumps({"cpu_seconds": spent, "steps": session.run.step, "done": session.run.step >= session.run.steps}))
 
 
+def finished(events: Iterable[Preview | list[Picture]]) -> list[Picture]:
+    """What is drawn in the end."""
+    return [picture for event in events if isinstance(event, list) for picture in event]
+
+
+def spoilt(drawn):
+    """By name, how small pictures (N, C, h, w) in [-1, 1] are spoilt; `drawn`: such as a model drew them, which need it not."""
+    noise = torch.Generator().manual_seed(0)
+
+    def blurred(x):
+        return to_signal(array([image.filter(ImageFilter.GaussianBlur(0.7)) for image in to_images(x)]))
+
+    return {
+        "as they are": lambda x: x,
+        "noise 0.1": lambda x: x + 0.1 * torch.randn(x.shape, generator=noise),
+        "noise 0.2": lambda x: x + 0.2 * torch.randn(x.shape, generator=noise),
+        "jpeg 40": lambda x: torch.stack([stored(one, 40) for one in x]),
+        "blurred": blurred,
+        "drawn by avatars-32": lambda x: to_signal(drawn),
+    }
+
+
+def enlarged(system, small, level, said):
+    """uint8 (N, C, 64, 64) of small pictures in [-1, 1]."""
+    settings = settle(system, said, {"batch": 50})
+    return array([p.image for p in finished(run(system, settings, [Enlarge(tuple(to_images(small)), level)]))])
+
+
+def psnr(made, truth):
+    gap = np.square(made.astype(float) - truth).mean((1, 2, 3)) / 255**2
+    return float(-10 * np.log10(gap).mean())
+
+
+def measure_enlarging(bench, drawn):
+    """Rows of the middle stage with noise on what it saw in training, and without."""
+    known, held = avatars().split(256)
+    yard, truth = Yardstick(imagenet(), known.images[: bench.samples]), held.images[: bench.samples]
+    small = torch.nn.functional.avg_pool2d(to_signal(truth), 2)
+    rows = []
+    for name, spoil in spoilt(drawn).items():
+        given = spoil(small).clamp(-1, 1)
+        for stage, levels in (("avatars-64", LEVELS), ("plain", (0.0,))):
+            system = load(bench.folder / stage / "model.safetensors")
+            tried = []
+            for level in levels:
+                made = enlarged(system, given, level, [""] * len(given))
+                row, far = yard.row(f"{stage}: {name}", made), "" if "drawn" in name else psnr(made, truth)
+                tried.append((row.name, row.n, row.kid, row.frechet, "", far, level, system.defaults.steps, ""))
+            rows.append(min(tried, key=lambda row: row[2] if row[5] == "" else -row[5]))
+            print(*rows[-1], flush=True)
+    return rows
+
+
+def measure(bench):
+    train_set, floor = open_pictures("avatars", bench.data, 128).split(256)
+    real = train_set.take(np.random.default_rng(1).permutation(len(train_set))[: bench.samples])
+    floor, asked = floor.take(np.arange(bench.samples)), avatar_prompts(2 * bench.samples, avoid=avatars().attributes or ())[::2]
+    wanted, prompts, reader = [p.attributes for p in asked], [p.text for p in asked], open_reader("avatars")
+    yard, rows, shows = Yardstick(imagenet(), real.images), [], []
+
+    def put(name, images, asked, evaluations="", seconds=""):
+        row = yard.row(name, images, shown(images, asked, reader).overall)
+        rows.append((name, row.n, row.kid, row.frechet, row.agreement, "", "", evaluations, seconds))
+        print(*rows[-1], flush=True)
+
+    chain = [load(bench.folder / name / "model.safetensors") for name in ("avatars-32", "avatars-64", "avatars-128")]
+    begin = time.process_time()
+    settings = settle(chain[0], prompts, {"batch": 50})
+    small = array([p.image for p in finished(run(chain[0], settings))])
+    large = [Image.fromarray(one.transpose(1, 2, 0)).resize((128, 128), Image.Resampling.BICUBIC) for one in small]
+    put("avatars-32, enlarged by interpolation", array(large), wanted, chain[0].defaults.steps)
+    begin, made = time.process_time(), finished(cascade(chain, settings))
+    each, whole = (time.process_time() - begin) / len(made), array([p.image for p in made])
+    put("cascade", whole, wanted, made[0].nfe, each)
+    shows += to_images(to_signal(whole[:8]))
+    kept = np.load(Path(bench.pixels) / f"drawn-{bench.samples}.npz")["images"]
+    put("one net on pixels", kept, wanted, 20)
+    shows += to_images(to_signal(kept[:8]))
+    put("real", floor.images, floor.attributes)
+    rows += measure_enlarging(bench, small)
+    with bench.out.open("w", newline="") as file:
+        csv.writer(file).writerows([FIELDS, *([f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows)])
+    left = ["cascade", "one net on pixels"]
+    sheet(shows, columns=8, left=left, above=prompts[:8]).quantize(128).save(bench.sheet, optimize=True)
+
+
 def main(bench):
-    if bench.what == "train":
+    if bench.what == "measure":
+        measure(bench)
+    else:
         for name in SHARES:
             train(name, bench)
 

@@ -7,7 +7,9 @@ Held-out avatars give hint and prompt; with and without the control the noise of
 dpmpp-2m and the guidance. Errors against the hint, less is better: edges, 1 - F1 of the made picture's edges and those given, each
 matched within a pixel; regions, the mean distance in [0, 1] of a patch's mean colour from the given; palette, the mean over pixels
 of the distance to the nearest given colour; low, the root of the mean square of squares. kid x 1000 in EfficientNet-Lite0, to those
-that give no hint. A control of several kinds is shown the kind of --hint alone. Rows of the same setting are replaced.
+that give no hint. A control of several kinds is shown the kind of --hint alone. Without --prompts no words are said, so that only
+the hint says anything. Rows `codec` are the real pictures as the model's codec draws them, which bounds what a control can reach.
+Rows of the same setting are replaced.
 """
 
 import csv
@@ -36,7 +38,7 @@ from reverie.systems.control import open_control
 from reverie.systems.shipped import open_model
 from reverie.train.jobs import to_pictures, to_signal
 
-FIELDS = ("control", "hint", "guidance", "n", "steps", "error", "kid", "identity")
+FIELDS = ("control", "hint", "prompts", "guidance", "n", "steps", "error", "kid", "identity")
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Bench:
     samples: int = 120
     steps: int = 10
     guidance: float = 3.0
+    prompts: bool = True
     batch: int = 40
     out: Path = Path("bench/results/control.csv")
 
@@ -112,7 +115,7 @@ def main(bench):
     held = avatars().split(256)[1]
     count = min(bench.samples, len(held) // 2)
     real, rest = held.images[:count], held.images[count:]
-    said = [held.caption(k, np.random.default_rng(digest("bench", k))) for k in range(count)]
+    said = [held.caption(k, np.random.default_rng(digest("bench", k))) if bench.prompts else "" for k in range(count)]
     system = open_model(bench.model)
     control = open_control(bench.control, system)
     draw, error = rebuild(parse(bench.hint), HINTS, "hint"), ERRORS[parse(bench.hint)["name"]]
@@ -129,9 +132,18 @@ def main(bench):
     far = see(rest)
     name = bench.control.parent.name if bench.control.name == "model.safetensors" else bench.control.stem
     rows = []
-    for who, pictures in (("none", plain), (name, made), ("real", real)):
+    with torch.no_grad():
+        kept = to_pictures(system.codec.decode(system.codec.encode(to_signal(real))))
+    for who, pictures in (("none", plain), (name, made), ("codec", kept), ("real", real)):
         each = [error(p, line) for p, line in zip(upright(pictures), lines, strict=True)]
-        row = {"control": who, "hint": bench.hint, "guidance": bench.guidance, "n": count, "steps": bench.steps}
+        row = {
+            "control": who,
+            "hint": bench.hint,
+            "prompts": bench.prompts,
+            "guidance": bench.guidance,
+            "n": count,
+            "steps": bench.steps,
+        }
         row |= {"error": f"{np.mean(each):.4g}", "kid": f"{1000 * kid(far, see(pictures))[0]:.4g}"}
         rows.append(row | {"identity": same if who == name else ""})
         print(rows[-1], flush=True)
@@ -140,7 +152,7 @@ def main(bench):
 
 def write(out, rows):
     """The rows beside those of other settings."""
-    key = ("control", "hint", "guidance", "n", "steps")
+    key = ("control", "hint", "prompts", "guidance", "n", "steps")
     old = list(csv.DictReader(out.open())) if out.exists() else []
     new = {tuple(str(row[k]) for k in key) for row in rows}
     with out.open("w", newline="") as file:
