@@ -10,8 +10,8 @@ from PIL import Image
 from test_data_sets import colours, idx
 
 from reverie.cli import main
-from reverie.data.avatars import VALUES, tell
-from reverie.data.packed import Packed, write
+from reverie.data.avatars import PART, VALUES, tell
+from reverie.data.packed import Packed, read, write
 from reverie.encode import Classes, Concepts
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
@@ -32,15 +32,17 @@ from reverie.train.wording import Wording
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Data for the recipes whose own is not packaged."""
+    """Data for the recipes whose own is not packaged; and a few of the avatars, which are many to read once for each recipe."""
     clothes, pictures = tmp_path_factory.mktemp("clothes"), tmp_path_factory.mktemp("pictures")
+    packed, few = read(PART), tmp_path_factory.mktemp("avatars") / "few.safetensors"
+    write(few, replace(packed, images=packed.images[:400], attributes=packed.attributes[:400], labels=None))
     images, labels = colours(40, 28)[:, 0], np.arange(40, dtype=np.uint8) % 10
     (clothes / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
     (clothes / "train-labels-idx1-ubyte").write_bytes(idx(labels))
     generate(replace_system(), count=4, seed=1)[0].save(pictures / "0.png")
     for k in range(1, 12):
         (pictures / f"{k}.png").write_bytes((pictures / "0.png").read_bytes())
-    return {"fashion-mnist": str(clothes), "folder": str(pictures)}
+    return {"fashion-mnist": str(clothes), "folder": str(pictures), "avatars": str(few)}
 
 
 def replace_system():
