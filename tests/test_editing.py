@@ -13,6 +13,7 @@ from reverie.errors import UserError
 from reverie.solve import Exponential
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import Edit, Invert, Vary, edit, generate, inpaint, metadata, outpaint, upscale
+from reverie.tasks.follow import Follow
 from reverie.tasks.settings import settle
 from reverie.tasks.source import fitted, picture, size_for
 from reverie.tasks.start import begun
@@ -199,6 +200,13 @@ def test_the_commands_draw_what_the_functions_draw(capsys, model, places):
         ("outpaint", image, "a man", "--left", 4): lambda: outpaint(SYSTEM, image, "a man", left=4, seed=3),
         ("upscale", image, "a man", "--factor", 1.5): lambda: upscale(SYSTEM, image, "a man", 1.5, seed=3),
         ("generate", "a man", "--vary", 0.3, "--vary-seed", 8): lambda: generate(SYSTEM, "a man", tasks=[Vary(8, 0.3)], seed=3),
+        ("generate", "a man", "--follow", "bald", "--stress", "man=3"): lambda: generate(
+            SYSTEM, "a man", tasks=[Follow("bald", stress={"man": 3.0})], seed=3
+        ),
+        ("generate", "a man", "--stress", "man=0"): lambda: generate(SYSTEM, "a man", tasks=[Follow(stress={"man": 0})], seed=3),
+        ("edit", image, "a man", "--invert", "red hair", "--follow", "red hair"): lambda: generate(
+            SYSTEM, "a man", tasks=[Invert(image, "red hair"), Follow("red hair")], seed=3
+        ),
     }
     for asked, make in expected.items():
         files, _ = run(capsys, model, *asked, *common, "--precision", "float32")
@@ -233,6 +241,8 @@ def test_an_edited_picture_tells_how_it_was_made(capsys, model, places):
         (("outpaint", "photo.png", "a man"), "no edge is moved"),
         (("outpaint", "photo.png", "a man", "--left", 4, "--width", 32), "leave out --height and --width"),
         (("upscale", "photo.png", "a man", "--factor", 90), "factor is 90"),
+        (("generate", "a man", "--stress", "man"), "'man' is no word with a weight: write it as glasses=3"),
+        (("generate", "a man", "--stress", "man=400"), "the stress of 'man' is 400"),
         (("generate", "a man", "--vary", 0.2), "name the other one with --vary-seed"),
     ],
 )

@@ -24,6 +24,7 @@ from reverie.tasks import metadata
 from reverie.tasks.cascade import cascade, enlarger
 from reverie.tasks.control import opened as controls
 from reverie.tasks.control import wished
+from reverie.tasks.follow import Follow, stressed
 from reverie.tasks.generate import Picture, Preview, notes
 from reverie.tasks.regions import Regions, parted
 from reverie.tasks.settings import TUNED, Settings, meant, wanted
@@ -106,6 +107,10 @@ class Drawing:
     """How much of the noise is that of --vary-seed and those after it: variations of one picture."""
     vary_seed: int | None = None
     """See --vary."""
+    follow: str = ""
+    """Other words, whose picture of the same seed is followed: what both say alike stays where it is (prompt-to-prompt)."""
+    stress: tuple[str, ...] = ()
+    """Words of the prompt, each with a weight of the attention to it, as "glasses=3" "beard=0"."""
     strict: bool = False
     """One picture at a time: the same to the last bit whatever the count and batch."""
     from_: Annotated[str, tyro.conf.arg(name="from")] = ""
@@ -141,10 +146,11 @@ class Drawing:
             wished(text)
         for text in self.region:
             parted(text)
+        stressed(self.stress)
 
     def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
         """What is done besides drawing from words, and the size that this asks for."""
-        tasks: list[Task] = []
+        tasks: list[Task] = [Follow(self.follow or None, stress=stressed(self.stress))] if self.follow or self.stress else []
         if self.vary and self.vary_seed is None:
             raise UserError("--vary mixes two seeds: name the other one with --vary-seed")
         if self.vary_seed is not None:

@@ -56,6 +56,8 @@ class Edit(Changing):
     def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
         task, (more, _) = self.task(), super().tasks(system)
         size = size_for(system, task.opened, vars(self))
+        if isinstance(task, Invert) and "instruct" not in system.encoders:
+            return [task, *more], size  # its noise is what the others begin from
         return [*more, Instruct(self.image, self.keep) if "instruct" in system.encoders else task], size
 
 

@@ -4,7 +4,7 @@ The picture of the first words is drawn beside those that are asked for, from th
 attention. With `Invert` before it, the first words' picture is one that exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,10 +23,11 @@ from reverie.tasks.start import Start, heard
 class Follow:
     """The task of drawing what is asked as the picture of `said` is drawn. cross, own: shares of the way, as of `Following`.
 
-    stress: {word of the prompt: weight} of attention, for the whole way. show: the picture of `said` comes before each.
+    said: None = the prompt itself, so that stress alone changes the picture. stress: {word of the prompt: weight} of attention, for
+    the whole way.
     """
 
-    said: Any
+    said: Any = None
     cross: float = 0.8
     own: float = 0.4
     stress: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +50,8 @@ class Follow:
         if start.settings.strict:
             raise UserError("a picture that follows another is drawn together with it: leave out strict")
         count = len(start.said)
-        source = heard(start.system, start.settings, [self.said] * count, start.way)["cond"]
+        followed = start.said if self.said is None else (self.said,) * count
+        source = heard(start.system, start.settings, list(followed), start.way)["cond"]
         if start.cond.parts or source.parts:
             raise UserError("a picture that follows another has one prompt for all of the way: leave out [a:b:0.5], [a|b] and AND")
         both = Cond.cat([source, start.cond])
@@ -62,7 +64,7 @@ class Follow:
             negative = Cond.cat([negative, negative])
             shape = (2 * count, _width(negative))
             negative = replace(negative, echo=torch.full(shape, PLAIN), stress=torch.ones(shape))
-        own: dict[str, Any] = {"cond": both, "negative": negative, "said": (self.said,) * count + start.said}
+        own: dict[str, Any] = {"cond": both, "negative": negative, "said": followed + start.said}
         own |= {"noise": torch.cat([start.noise] * 2), "rng": replace(start.rng, seeds=start.rng.seeds * 2)}
         own |= {"denoiser": Following(start.denoiser, start.grid, self.cross, self.own)}
         return replace(start, **own, finish=(lambda made: made[count:], *start.finish))
@@ -70,9 +72,9 @@ class Follow:
     def _rows(self, start: Start, width: int) -> tuple[Tensor, Tensor]:
         """`Cond.echo` and `Cond.stress` (B, width) of what is asked."""
         encoder, every = start.system.prompt_encoder, []
-        theirs = pieces(encoder, self.said)
         for said in start.said:
             echo, stress = torch.full((width,), -1), torch.ones(width)
+            theirs = pieces(encoder, said if self.said is None else self.said)
             for j, i in enumerate(aligned(theirs, pieces(encoder, said))):
                 echo[j] = i
             for word, weight in self.stress.items():
@@ -81,6 +83,21 @@ class Follow:
                 stress[found] = float(weight)
             every.append((echo, stress))
         return torch.stack([echo for echo, _ in every]), torch.stack([stress for _, stress in every])
+
+
+def stressed(asked: Sequence[str]) -> dict[str, float]:
+    """{word: weight} of "word=weight", as they are typed; UserError where one is not written so."""
+    found = {}
+    for text in asked:
+        word, _, weight = text.rpartition("=")
+        try:
+            found[word.strip()] = float(weight)
+        except ValueError:
+            word = ""
+        if not word.strip():
+            raise UserError(f"'{text}' is no word with a weight: write it as glasses=3")
+    Follow(stress=found)
+    return found
 
 
 def _width(cond: Cond) -> int:
