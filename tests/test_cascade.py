@@ -16,7 +16,7 @@ from reverie.errors import UserError
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, load, save
-from reverie.tasks import generate, upscale
+from reverie.tasks import generate, restore, upscale
 from reverie.tasks.cascade import Enlarge, cascade
 from reverie.tasks.generate import Picture
 from reverie.tasks.mend import Mend
@@ -89,6 +89,14 @@ def test_what_is_mended_depends_on_the_picture_and_keeps_what_is_known():
         other[~kept] = 0
         same = (pixels(generate(system, tasks=[Mend(Image.fromarray(other), changed)], seed=1)) == made[:1])[:, ~kept].all()
         assert same == (changed is not None)
+
+
+def test_restoring_without_an_operator_asks_a_model_that_mends():
+    system = seeing(1)
+    made, same = (restore(system, photo(), seed=1), generate(system, tasks=[Mend(photo())], seed=1))
+    assert (pixels(made) == pixels(same)).all()
+    with pytest.raises(UserError, match="makes none from words alone"):
+        restore(system, photo(), operator="blur(sigma=1)", steps=1)
 
 
 def test_each_small_picture_of_a_batch_is_enlarged_for_itself():

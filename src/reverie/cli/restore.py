@@ -8,8 +8,7 @@ from reverie.cli.changing import Changing
 from reverie.cli.drawing import draw, read
 from reverie.systems import System
 from reverie.tasks import metadata
-from reverie.tasks.restore import Restore as Task
-from reverie.tasks.restore import asked
+from reverie.tasks.restore import asked, restored
 from reverie.tasks.start import Task as Anything
 
 
@@ -21,7 +20,8 @@ class Restore(Changing):
     sized: ClassVar[str] = "the picture and --operator"
 
     operator: str = ""
-    """What was done to it: blur(sigma=1.5), downsample(factor=4), mask(), grey(), jpeg(quality=10) or identity()."""
+    """What was done to it: blur(sigma=1.5), downsample(factor=4), mask(), grey(), jpeg(quality=10) or identity(). A model that
+    learnt to mend pictures needs none."""
     noise: float = 0.0
     """The deviation of the noise on it, in [-1, 1] units: 0.02 is two and a half levels of 255."""
     method: str = "mmps()"
@@ -45,17 +45,15 @@ class Restore(Changing):
                 more[side] = None
         return replace(told, **more)
 
-    def task(self) -> Task:
-        """What is done with the picture."""
-        return asked(self.image, self.operator, self.noise, self.method, self.mask or None)
-
     def early(self) -> None:
         super().early()
-        self.task().check()
+        if self.operator or self.mask:  # else the model must know by itself
+            asked(self.image, self.operator, self.noise, self.method, self.mask or None).check()
 
     def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
-        task, (more, _) = self.task(), super().tasks(system)
-        return [*more, task], task.size(system)
+        how = (self.operator, self.noise, self.method, self.mask or None)
+        task, size = restored(system, self.image, *how, vars(self))
+        return [*super().tasks(system)[0], task], size
 
 
 def _call(card: Any) -> str:

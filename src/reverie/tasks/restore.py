@@ -4,6 +4,7 @@ The operator says what was done, the method how the model's estimate is correcte
 begins at noise, and what it ends at is one picture of those that fit; other seeds give others.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Model, OneByOne
+from reverie.encode import Damaged
 from reverie.errors import UserError
 from reverie.guide.jpeg import jpeg
 from reverie.guide.kept import Beside
@@ -21,7 +23,8 @@ from reverie.guide.operators import Operator, blur, downsample, grey, identity, 
 from reverie.guide.posterior import METHODS, Method, Posterior
 from reverie.systems.system import System
 from reverie.tasks.generate import generate
-from reverie.tasks.source import card_of_picture, fitted, mask_for, picture
+from reverie.tasks.mend import Mend
+from reverie.tasks.source import card_of_picture, fitted, mask_for, picture, size_for
 from reverie.tasks.start import Start
 
 OPERATORS = (identity, mask, downsample, blur, grey, jpeg)
@@ -147,14 +150,36 @@ def restore(
     mask: Any = None,
     **settings: Any,
 ) -> list[Image.Image]:
-    """PIL images that fit what was seen; see `Restore`, and `Settings` for the keywords."""
+    """PIL images that fit what was seen; see `Restore`, and `Settings` for the keywords. Without an operator a model that learnt to
+    mend pictures does that (`Mend`).
+    """
+    task, size = restored(system, image, operator, noise, method, mask, settings)
+    return generate(system, prompt, tasks=[task], **{**size, **settings})
+
+
+def restored(
+    system: System,
+    image: Any,
+    operator: str | Operator,
+    noise: float,
+    method: str | Method,
+    mask: Any,
+    settings: Mapping[str, Any],
+) -> tuple[Restore | Mend, dict[str, int]]:
+    """The task of making a picture whole as this system can, and the size it is drawn at."""
+    if not operator and isinstance(shows := system.encoders.get("damaged"), Damaged) and shows.factor == 1:
+        mended = Mend(image, mask)
+        return mended, size_for(system, mended.opened, settings)
     task = asked(image, operator, noise, method, mask)
-    return generate(system, prompt, tasks=[task], **{**task.size(system), **settings})
+    return task, task.size(system)
 
 
 def asked(image: Any, operator: str | Operator, noise: float, method: str | Method, mask: Any) -> Restore:
     """The task, where a mask alone says what was done. UserError where nothing does."""
     if not operator and mask is None:
         known = ", ".join(make.__name__ for make in OPERATORS)
-        raise UserError(f"say what was done to the picture, as operator blur(sigma=1.5). Known: {known}.")
+        raise UserError(
+            f"say what was done to the picture, as operator blur(sigma=1.5). Known: {known}. Without it, name a model that learnt "
+            "to mend pictures, as of `reverie train avatars-repair`"
+        )
     return Restore(image, operator or "mask()", noise, method, mask)
