@@ -3,14 +3,16 @@
 python bench/figures.py [names] [--out docs/figures]
 """
 
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 import reverie
+from reverie.data.avatars import avatars
 from reverie.data.sheet import sheet
 from reverie.tasks import Edit, Invert, Vary
 from reverie.tasks.regions import Region, Regions
@@ -140,7 +142,38 @@ def regions(system):
     return sheet(made, 4, scale=2, title="--region: red hair, blue hoodie; green hair, yellow hoodie")
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions)
+def restore(system):
+    """What is left of real pictures, and what is found that fits it."""
+    held, rng = avatars().split(256)[1], np.random.default_rng(0)
+    spoilt = {
+        "blur(sigma=1.5)": lambda x: x.filter(ImageFilter.GaussianBlur(1.5)),
+        "downsample(factor=4)": lambda x: x.resize((16, 16), Image.Resampling.BOX),
+        "mask()": lambda x: white(x, hole),
+        "jpeg(quality=10)": lambda x: squeezed(x, 10),
+        "grey()": lambda x: x.convert("L"),
+    }
+    hole, rows, labels = Image.new("L", (64, 64), 0), [], []
+    ImageDraw.Draw(hole).rectangle((16, 16, 47, 47), fill=255)
+    for k in (1, 3):
+        image, words = Image.fromarray(np.ascontiguousarray(held.images[k].transpose(1, 2, 0))), held.caption(k, rng)
+        seen, found = [], []
+        for operator, spoil in spoilt.items():
+            given, mask = spoil(image), hole if operator == "mask()" else None
+            seen.append(given.convert("RGB").resize((64, 64), Image.Resampling.NEAREST))
+            found.append(system.restore(given, words, operator=operator, noise=0.01, mask=mask, seed=3, steps=16)[0])
+        rows += [image, *seen, image, *found]
+        labels += ["the picture", *spoilt, "", *["found"] * 5]
+    return sheet(rows, 6, scale=2, below=labels, title="reverie restore: held-out pictures, their captions, seed 3")
+
+
+def squeezed(image, quality):
+    """As a JPEG has it."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, restore)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

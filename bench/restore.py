@@ -23,7 +23,6 @@ from PIL import Image, ImageDraw
 
 from reverie.card import parse, rebuild
 from reverie.data.avatars import avatars
-from reverie.data.sheet import sheet
 from reverie.denoiser import Cond
 from reverie.guide import cfg
 from reverie.guide.kept import Beside
@@ -33,7 +32,6 @@ from reverie.process.grids import GRIDS
 from reverie.rng import Rng
 from reverie.solve import named, sample
 from reverie.systems.shipped import open_model
-from reverie.tasks.generate import to_images
 from reverie.tasks.restore import OPERATORS
 from reverie.train.jobs import to_pictures, to_signal
 
@@ -52,7 +50,6 @@ class Bench:
     methods: tuple[str, ...] = ("dps()", "pigdm()", "mmps()")
     prompts: bool = True
     out: Path = Path("bench/results/restore.csv")
-    plot: Path = Path("docs/restoring.png")
 
 
 def hole(size: int) -> torch.Tensor:
@@ -126,13 +123,12 @@ def main(bench):
     with torch.no_grad():
         told, empty = encoder.prompts(said), encoder.prompts([""] * bench.count)
         best = codec.decode(codec.encode(truth))
-    rows, shown = [("", "enlarged", "", "", *near(best, truth), "", 0, 0, 0)], []
+    rows = [("", "enlarged", "", "", *near(best, truth), "", 0, 0, 0)]
     for way in bench.ways:
         operator, y, variance, _ = measured(way, truth)
         seen = operator.back(y)
         rows.append((way, "none", "", "", *near(seen, truth), f"{residual(operator, seen, y, variance):.2f}", 0, 0, 0))
         print(*rows[-1], flush=True)
-        pictures = [truth, seen]
         for method in bench.methods:
             counted, begin = Counted(cfg(system.denoiser, bench.guidance, empty)), time.process_time()
             how = rebuild(parse(method), METHODS, "method")
@@ -147,12 +143,8 @@ def main(bench):
             numbers = *near(made, truth), f"{residual(operator, made, y, variance):.2f}"
             rows.append((way, method, bench.guidance, bench.steps, *numbers, counted.forth, counted.back, f"{spent:.2f}"))
             print(*rows[-1], flush=True)
-            pictures.append(made)
-        shown.append(torch.stack(pictures, 1)[:4])
     with bench.out.open("w", newline="") as file:
         csv.writer(file).writerows([FIELDS, *rows])
-    columns = torch.cat(shown, 1).flatten(0, 1)
-    sheet(to_images(columns), columns=len(columns) // 4).save(bench.plot)
 
 
 if __name__ == "__main__":

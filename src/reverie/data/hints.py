@@ -102,21 +102,24 @@ def low(side: int = 8) -> Hint:
 
 
 @remembers
-def palette(colours: int = 6) -> Hint:
-    """Its main colours as stripes, the commonest first, each as wide as it is common; where they are is not told."""
-    if not 1 <= colours <= 64:
-        raise UserError(f"palette: colours is {colours}; it lies between 1 and 64")
+def palette(colours: int = 6, repeat: int = 4) -> Hint:
+    """Its main colours as stripes, the commonest first, each as wide as it is common; where they are is not told.
+
+    repeat: the stripes stand beside each other so often, so that all of them are near every place: a net that sees few pixels
+    around each learns nothing from stripes that it sees one of.
+    """
+    if not (1 <= colours <= 64 and 1 <= repeat <= 64):
+        raise UserError(f"palette: colours is {colours} and repeat {repeat}; both lie between 1 and 64")
 
     def hint(pixels: np.ndarray) -> np.ndarray:
         few = Image.fromarray(pixels).quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         found = few.convert("RGB").getcolors(64) or []
         ranked = sorted(found, key=lambda pair: (-pair[0], pair[1]))
         height, width = pixels.shape[:2]
-        ends = np.rint(np.cumsum([count for count, _ in ranked]) / (height * width) * width).astype(int)
-        out = np.zeros_like(pixels)
-        for (_, colour), begin, end in zip(ranked, [0, *ends[:-1]], ends, strict=True):
-            out[:, begin:end] = colour
-        return out
+        ends = np.cumsum([count for count, _ in ranked]) / (height * width)
+        place = (np.arange(width) + 0.5) * repeat / width % 1
+        stripe = np.minimum(np.searchsorted(ends, place, side="right"), len(ranked) - 1)
+        return np.broadcast_to(np.array([colour for _, colour in ranked], np.uint8)[stripe], pixels.shape).copy()
 
     return hint
 
