@@ -1,18 +1,20 @@
 """What a control is worth: how far pictures are from what it was shown, beside those of the model without it.
 
     reverie train avatars-edges --out runs/avatars-edges
-    python bench/control.py --control runs/avatars-edges --hint "edges()"
+    python bench/control.py runs/avatars-edges
 
 Held-out avatars give hint and prompt; with and without the control the noise of each picture is the same, as are the steps of
 dpmpp-2m and the guidance. Errors against the hint, less is better: edges, 1 - F1 of the made picture's edges and those given, each
 matched within a pixel; regions, the mean distance in [0, 1] of a patch's mean colour from the given; palette, the sliced
 Wasserstein distance of the picture's colours to those of the one that the palette was taken from; low, the root of the mean square
-of squares. kid x 1000 in EfficientNet-Lite0, to those that give no hint. A control of several kinds is shown the kind of --hint
-alone. Without --prompts no words are said, so that only the hint says anything. Rows `codec` are the real pictures as the model's
-codec draws them, which bounds what a control can reach. Rows of the same setting are replaced.
+of squares. reward: what ControlNet++ learns from (`train/rewarding.py`), of the drawn pictures. kid x 1000 in EfficientNet-Lite0,
+to those that give no hint. A control of several kinds is shown one of them alone, each in its turn. Without --prompts no words are
+said, so that only the hint says anything. Rows `codec` are the real pictures as the model's codec draws them, which bounds what a
+control can reach. Rows of the same setting are replaced.
 """
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from reverie.data.avatars import avatars
 from reverie.data.hints import HINTS, edges
 from reverie.data.kinds import together
 from reverie.denoiser import Cond
+from reverie.files import metadata
 from reverie.guide import cfg
 from reverie.measure.distances import kid
 from reverie.measure.features import imagenet
@@ -36,15 +39,18 @@ from reverie.rng import Rng, digest
 from reverie.solve import named, sample
 from reverie.systems.control import open_control
 from reverie.systems.shipped import open_model
+from reverie.systems.weights import CARD
 from reverie.train.jobs import to_pictures, to_signal
+from reverie.train.rewarding import colours, patches, soft_edges, squares
 
-FIELDS = ("control", "hint", "prompts", "guidance", "n", "steps", "error", "kid", "identity")
+FIELDS = ("control", "hint", "prompts", "guidance", "n", "steps", "error", "reward", "kid", "identity")
 
 
 @dataclass
 class Bench:
-    control: Path
-    hint: str = "edges()"
+    controls: tyro.conf.Positional[tuple[Path, ...]]
+    hints: tuple[str, ...] = ()
+    """What all are shown; each what it was trained on where it is not said."""
     model: str = "reverie-avatars"
     samples: int = 120
     steps: int = 10
@@ -90,6 +96,7 @@ def low_error(made: np.ndarray, hint: np.ndarray) -> float:
 ERRORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "edges": edge_error, "regions": region_error, "palette": palette_error, "low": low_error,
 }  # fmt: skip
+REWARD = {"edges": soft_edges(), "regions": patches(), "palette": colours(), "low": squares()}
 
 
 @torch.no_grad()
@@ -112,45 +119,48 @@ def upright(pictures):
     return np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
 
 
+@torch.no_grad()
 def main(bench):
     torch.set_num_threads(1)
     held = avatars().split(256)[1]
     count = min(bench.samples, len(held) // 2)
     real, rest = held.images[:count], held.images[count:]
     said = [held.caption(k, np.random.default_rng(digest("bench", k))) if bench.prompts else "" for k in range(count)]
-    system = open_model(bench.model)
-    control = open_control(bench.control, system)
-    draw, error = rebuild(parse(bench.hint), HINTS, "hint"), ERRORS[parse(bench.hint)["name"]]
-    lines = np.stack([draw(p) for p in upright(real)])
-    asked = upright(real) if error is palette_error else lines
-    hints = to_signal(lines.transpose(0, 3, 1, 2))
-    seen = together({bench.hint: hints}, control.kinds) if control.kinds else hints
-    model = Controlled(system.denoiser, [control])
-    plain, made = drawn(bench, system.denoiser, system, said, None), drawn(bench, model, system, said, seen)
-    for part in control.net.silence():  # as it was before the first step
-        torch.nn.init.zeros_(part.weight), torch.nn.init.zeros_(part.bias)
-    few = said[:4]
-    same = bool((drawn(bench, model, system, few, seen[:4]) == drawn(bench, system.denoiser, system, few, None)).all())
-    see = imagenet()
-    far = see(rest)
-    name = bench.control.parent.name if bench.control.name == "model.safetensors" else bench.control.stem
-    rows = []
-    with torch.no_grad():
-        kept = to_pictures(system.codec.decode(system.codec.encode(to_signal(real))))
-    for who, pictures in (("none", plain), (name, made), ("codec", kept), ("real", real)):
-        each = [error(p, known) for p, known in zip(upright(pictures), asked, strict=True)]
-        row = {
-            "control": who,
-            "hint": bench.hint,
-            "prompts": bench.prompts,
-            "guidance": bench.guidance,
-            "n": count,
-            "steps": bench.steps,
-        }
-        row |= {"error": f"{np.mean(each):.4g}", "kid": f"{1000 * kid(far, see(pictures))[0]:.4g}"}
-        rows.append(row | {"identity": same if who == name else ""})
-        print(rows[-1], flush=True)
-    write(bench.out, rows)
+    system, see = open_model(bench.model), imagenet()
+    far, known = see(rest), {}
+    plain = drawn(bench, system.denoiser, system, said, None)
+    beside = {"none": plain, "codec": to_pictures(system.codec.decode(system.codec.encode(to_signal(real)))), "real": real}
+    kids = {name: 1000 * kid(far, see(pictures))[0] for name, pictures in beside.items()}
+    for place, kind in [(file, kind) for file in bench.controls for kind in bench.hints or own(file)]:
+        control, name = open_control(place, system), parse(kind)["name"]
+        lines = known.setdefault(kind, np.stack([rebuild(parse(kind), HINTS, "hint")(p) for p in upright(real)]))
+        hints = to_signal(lines.transpose(0, 3, 1, 2))
+        seen = together({kind: hints}, control.kinds) if control.kinds else hints
+        model = Controlled(system.denoiser, [control])
+        made = drawn(bench, model, system, said, seen)
+        for part in control.net.silence():  # as it was before the first step
+            torch.nn.init.zeros_(part.weight), torch.nn.init.zeros_(part.bias)
+        same = bool(
+            (drawn(bench, model, system, said[:4], seen[:4]) == drawn(bench, system.denoiser, system, said[:4], None)).all()
+        )
+        whose = place.parent.name if place.name == "model.safetensors" else place.stem
+        rows = []
+        for who, pictures in (*beside.items(), (whose, made)):
+            asked = upright(real) if name == "palette" else lines
+            each = [ERRORS[name](p, one) for p, one in zip(upright(pictures), asked, strict=True)]
+            row = {"control": who, "hint": kind, "prompts": bench.prompts, "guidance": bench.guidance, "n": count}
+            row |= {"steps": bench.steps, "error": f"{np.mean(each):.4g}"}
+            row |= {"reward": f"{float(REWARD[name](to_signal(pictures), hints).mean()):.4g}"}
+            row |= {"kid": f"{kids.get(who) or 1000 * kid(far, see(pictures))[0]:.4g}"}
+            rows.append(row | {"identity": same if who == whose else ""})
+            print(rows[-1], flush=True)
+        write(bench.out, rows)
+
+
+def own(place):
+    """The kinds of hints that a control was trained on, as it says."""
+    about = json.loads(metadata(place / "model.safetensors" if place.is_dir() else place)[CARD])["about"]
+    return about.get("hints") or [about["hint"]]
 
 
 def write(out, rows):
