@@ -29,6 +29,7 @@ from reverie.train.jobs import to_signal
 OBJECTS = {"sunglasses": ("glasses", "sunglasses"), "beard": ("facial_hair", "beard"), "mohawk": ("hair", "mohawk")}
 REST = ("smiling", "a red hoodie", "{style} style")
 STYLES = ("avataaars", "micah", "open-peeps", "pixel-art")
+SHOWN = ("avataaars", "pixel-art")
 SAID = {
     "sunglasses": "a smiling man with sunglasses, a red hoodie, {style} style",
     "beard": "a smiling man with a beard, a red hoodie, {style} style",
@@ -94,7 +95,8 @@ def main(bench):
                 inside, outside = change[:, mask].mean(1), change[:, ~mask].mean(1)
                 found[weight] += list(zip(inside, outside, moved[0], np.mean(moved[1:], 0), strict=True))
                 shown.append(made[0])
-            shows += [shown[1], shown[2], shown[0], *shown[3:]]
+            if style in SHOWN:
+                shows += [shown[1], shown[2], shown[0], *shown[3:]]
         for weight, values in found.items():
             inside, outside, named, rest = np.mean(values, 0)
             rows.append((word, weight, len(values), inside, outside, inside / outside, named, rest))
@@ -102,7 +104,7 @@ def main(bench):
     with bench.out.open("w", newline="") as out:
         csv.writer(out).writerows([FIELDS, *([f"{v:.3f}" if isinstance(v, float) else v for v in row] for row in rows)])
     labels = [f"{w:g}" for w in (*WEIGHTS[:2], 1.0, *WEIGHTS[2:])]
-    names = [f"{word}, {style}" for word in OBJECTS for style in STYLES]
+    names = [f"{word}, {style}" for word in OBJECTS for style in SHOWN]
     sheet(shows, columns=len(labels), above=labels, left=names).save(bench.sheet, optimize=True)
 
 
