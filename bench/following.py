@@ -105,7 +105,7 @@ def main(bench):
         csv.writer(out).writerows([FIELDS, *([f"{v:.3f}" if isinstance(v, float) else v for v in row] for row in rows)])
     labels = [f"{w:g}" for w in (*WEIGHTS[:2], 1.0, *WEIGHTS[2:])]
     names = [f"{word}, {style}" for word in OBJECTS for style in SHOWN]
-    sheet(shows, columns=len(labels), above=labels, left=names).save(bench.sheet, optimize=True)
+    sheet(shows, columns=len(labels), above=labels, left=names).quantize(128).save(bench.sheet, optimize=True)
 
 
 if __name__ == "__main__":
