@@ -15,6 +15,7 @@ import reverie
 from reverie.data.avatars import avatars
 from reverie.data.sheet import sheet
 from reverie.tasks import Edit, Invert, Vary
+from reverie.tasks.follow import Follow
 from reverie.tasks.regions import Region, Regions
 
 OUT = Path(__file__).parents[1] / "docs" / "figures"
@@ -142,6 +143,19 @@ def regions(system):
     return sheet(made, 4, scale=2, title="--region: red hair, blue hoodie; green hair, yellow hoodie")
 
 
+def follow(system):
+    """Other words, drawn as the first picture is."""
+    rows = []
+    for prompt in (RED, *OTHERS):
+        new = prompt.replace("red hair", "green hair").replace("brown mustache", "black beard").replace("blonde", "pink")
+        rows.append(system.generate(prompt, seed=7)[0])
+        rows += [
+            system.generate(new, tasks=tasks, seed=7)[0] for tasks in ([], [Follow(prompt, own=0.4)], [Follow(prompt, own=0.8)])
+        ]
+    labels = ["the picture", "other words", "--follow", "Follow(own=0.8)"] * 3
+    return sheet(rows, 4, scale=2, below=labels, title="--follow: attention as of the first picture, the same seed")
+
+
 def restore(system):
     """What is left of real pictures, and what is found that fits it."""
     held, rng = avatars().split(256)[1], np.random.default_rng(0)
@@ -173,7 +187,7 @@ def squeezed(image, quality):
     return Image.open(file)
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, restore)
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, restore)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
+from reverie.systems.shipped import open_model
 from reverie.tasks import Edit, Vary, generate
 from reverie.tasks.follow import Follow
 
@@ -165,3 +166,11 @@ def test_a_mask_after_it_keeps_what_is_black():
 
     made = drawn("a bald man", Follow("a man"), Edit(photo(), 1.0, box()))
     assert (made[:, :4] == pixels([photo()])[:, :4]).all()
+
+
+def test_of_words_that_are_one_vector_the_picture_alone_is_followed():
+    system = open_model("reverie-avatars")
+    one, two = (generate(system, "a bald man", tasks=tasks, steps=2, seed=1) for tasks in ([Follow("a woman with a bob")], []))
+    assert (pixels(one) != pixels(two)).any()
+    with pytest.raises(UserError, match="hears its prompt as one vector, of which no word can be stressed"):
+        generate(system, "a bald man", tasks=[Follow(stress={"bald": 2})], steps=1)

@@ -72,6 +72,10 @@ class Follow:
     def _rows(self, start: Start, width: int) -> tuple[Tensor, Tensor]:
         """`Cond.echo` and `Cond.stress` (B, width) of what is asked."""
         encoder, every = start.system.prompt_encoder, []
+        if start.cond is not None and start.cond.tokens is None:  # one vector of all words
+            if self.stress:
+                raise UserError(f"{start.system.name} hears its prompt as one vector, of which no word can be stressed")
+            return torch.full((len(start.said), width), -1), torch.ones(len(start.said), width)
         for said in start.said:
             echo, stress = torch.full((width,), -1), torch.ones(width)
             theirs = pieces(encoder, said if self.said is None else self.said)
