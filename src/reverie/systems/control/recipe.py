@@ -186,7 +186,14 @@ EDGES = ControlRecipe(
     name="avatars-edges", about="a control of reverie-avatars by edges", source="avatars", hint="edges()", training=TRAINING
 )
 REGIONS = replace(EDGES, name="avatars-regions", about="a control of reverie-avatars by patches of colour", hint="regions()")
-PALETTE = replace(EDGES, name="avatars-palette", about="a control of reverie-avatars by its main colours", hint="palette()")
+PALETTE = replace(
+    EDGES,
+    name="avatars-palette",
+    about="a control of reverie-avatars by its main colours",
+    hint="palette()",
+    times="log_normal(mean=0.8, deviation=1.2)",  # colours are chosen in more noise than lines
+    training=replace(TRAINING, steps=3000),
+)
 SHADING = replace(EDGES, name="avatars-shading", about="a control of reverie-avatars by shading, like depth", hint="shading()")
 SKETCH = replace(EDGES, name="avatars-sketch", about="a control of reverie-avatars by a sketch", hint="sketch()")
 LOW = replace(EDGES, name="avatars-low", about="a control of reverie-avatars by eight squares each way", hint="low()")
