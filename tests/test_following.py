@@ -15,7 +15,7 @@ from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems.shipped import open_model
-from reverie.tasks import Edit, Vary, generate
+from reverie.tasks import Edit, generate
 from reverie.tasks.follow import Follow
 
 SYSTEM = small_system()
@@ -141,8 +141,7 @@ def test_what_the_task_cannot_do_is_said():
     assert "hat" not in WORDS
     for prompt, task, said in (
         ("a man", [Follow("a man", stress={"red": 2.0})], "'red' is not in the prompt"),
-        ("a [man:red:0.5]", [Follow("a man")], "one prompt for all of the way"),
-        ("a man", [Vary(3, 0.5), _Around(), Follow("a man")], "give Follow first"),
+        ("a [man:red:0.5]", [Follow("a man")], "one prompt, for all of it and all of the way"),
     ):
         with pytest.raises(UserError, match=said):
             drawn(prompt, *task)
@@ -152,13 +151,6 @@ def test_what_the_task_cannot_do_is_said():
         Follow("a man", cross=2.0)
     with pytest.raises(UserError, match="the stress of 'red' is 1000"):
         Follow("red", stress={"red": 1000.0})
-
-
-class _Around:
-    """A task that stands around the model, as a mask does."""
-
-    def __call__(self, start):
-        return start.put(lambda model: model)
 
 
 def test_a_mask_after_it_keeps_what_is_black():

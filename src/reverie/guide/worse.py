@@ -16,6 +16,7 @@ from reverie.card import remembers
 from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
 from reverie.guide.guidance import Asked, At, Guide, Guided, Term, more, step_of
+from reverie.guide.scheduled import heeding
 from reverie.nets.looking import Attend, Look, Site, looking
 from reverie.process.path import like
 
@@ -24,11 +25,11 @@ from reverie.process.path import like
 class Hearing:
     """A model that has an encoder of its own: what it hears of the same words is not what another model hears.
 
-    encode: what was said, one per sample -> its condition, or None.
+    encode: what is asked -> its condition of that, or None.
     """
 
     model: Model
-    encode: Callable[[Sequence[Any]], Cond | None]
+    encode: Callable[[Asked], Cond | None]
 
 
 def away(worse: Model, strength: Callable[[Tensor], Tensor]) -> Term:
@@ -50,8 +51,9 @@ def autoguide(weak: Any, scale: float = 2.0) -> Guide:
         raise UserError(f"autoguide: weak is a {type(weak).__name__}; give a model, or the name of a model's file")
 
     def join(made: Guided, asked: Asked) -> Guided:
-        own = weak.encode(asked.said) if isinstance(weak, Hearing) else None
+        own = weak.encode(asked) if isinstance(weak, Hearing) else None
         model = asked.likewise(weak.model if isinstance(weak, Hearing) else weak)
+        model = heeding(model, asked.grid) if own is not None and own.parts else model
         model = _Apart(model, own) if isinstance(weak, Hearing) else model
         times = torch.linspace(0.05, 1, 20, dtype=torch.float64)
         if not torch.allclose(model.path.lam(times), asked.plain.path.lam(times), atol=1e-3):
@@ -167,7 +169,7 @@ class Perturbed:
         if self.sites is None:
             seen: list[int] = []
             with looking(_counting(seen)):
-                self.model(x[:1], t[:1], None if cond is None else cond[:1])
+                self.model(x, t, cond)  # all of it: pictures that follow others are drawn with them
             self.sites = (_known(seen)[len(seen) // 2],)
         changed: list[int] = []
         with looking(_identity(self.sites, changed)):

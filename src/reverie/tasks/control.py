@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from reverie.systems.control import open_control, open_image_prompt
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.system import System
 from reverie.tasks.source import card_of_picture, fitted, picture
-from reverie.tasks.start import Start
+from reverie.tasks.start import SHOWN, STEERED, Start
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def wished(text: str) -> Wish:
 class Steer:
     """The task of heeding controls: each has a picture, and perhaps a hint that is drawn from it, by name or made."""
 
+    turn: ClassVar[int] = STEERED
     controls: tuple[Control, ...]
     images: tuple[Any, ...]
     takes: tuple[Any, ...] = ()
@@ -184,6 +185,7 @@ def _controlled(model: Any, controls: tuple[Control, ...]) -> Controlled:
 class Show:
     """The task of heeding pictures as prompts; each adapter has one."""
 
+    turn: ClassVar[int] = SHOWN
     prompts: tuple[ImagePrompt, ...]
     images: tuple[Any, ...]
 
@@ -204,9 +206,20 @@ class Show:
         count = len(start.said)
         if start.cond is None:
             raise UserError(f"{start.system.name} is told nothing, so that no picture can be a prompt")
-        cond = replace(start.cond, images=said.expand(count, -1, -1))
-        negative = None if start.negative is None else replace(start.negative, images=unsaid.expand(count, -1, -1))
-        return replace(start, cond=cond, negative=negative).adapt(lambda model: ImagePrompted(model, self.prompts))
+
+        def told(cond: Cond, new: Tensor) -> Cond:
+            new = new.expand(count, -1, -1)
+            return replace(cond, images=new if cond.images is None else torch.cat([cond.images, new], 1))
+
+        negative = None if start.negative is None else told(start.negative, unsaid)
+        return replace(start, cond=told(start.cond, said), negative=negative).adapt(partial(_prompted, prompts=self.prompts))
+
+
+def _prompted(model: Any, prompts: tuple[ImagePrompt, ...]) -> ImagePrompted:
+    """Those of an earlier task see the first pictures."""
+    if isinstance(model, ImagePrompted):
+        return ImagePrompted(model.model, [*model.prompts, *prompts])
+    return ImagePrompted(model, prompts)
 
 
 def _whole(image: Image.Image) -> Tensor:

@@ -84,7 +84,9 @@ class Edit:
 def shortened(start: Start, strength: float) -> Start:
     """With the last `strength` of the way; changes within a prompt are spread over it where it has as many steps as the whole."""
     grid = cut(start, strength)
-    return replace(start, grid=grid, way=grid if len(grid) == len(start.way) else start.way)
+    way = grid if len(grid) == len(start.way) else start.way
+    second = None if start.refiner is None else replace(start.refiner, grid=grid, way=way)
+    return replace(start, grid=grid, way=way, refiner=second)
 
 
 def cut(start: Start, strength: float) -> Tensor:

@@ -6,7 +6,7 @@ attention. With `Invert` before it, the first words' picture is one that exists.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,10 @@ from reverie.denoiser import Cond
 from reverie.encode.pieces import pieces, places
 from reverie.errors import UserError
 from reverie.guide.following import PLAIN, SOURCE, Following, aligned
-from reverie.tasks.start import Start, heard
+from reverie.tasks.start import PAIRED, Start, heard
+
+SHARED = ("hints", "images", "concat")
+"""What both pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Follow:
     the whole way.
     """
 
+    turn: ClassVar[int] = PAIRED
     said: Any = None
     cross: float = 0.8
     own: float = 0.4
@@ -45,15 +49,16 @@ class Follow:
     def __call__(self, start: Start) -> Start:
         if start.cond is None or start.system.prompt_encoder is None:
             raise UserError(f"{start.system.name} hears no words, so there are none to exchange")
-        if start.around:
-            raise UserError("what a picture follows comes before the other tasks: give Follow first")
         if start.settings.strict:
             raise UserError("a picture that follows another is drawn together with it: leave out strict")
         count = len(start.said)
-        followed = start.said if self.said is None else (self.said,) * count
-        source = heard(start.system, start.settings, list(followed), start.way)["cond"]
-        if start.cond.parts or source.parts:
-            raise UserError("a picture that follows another has one prompt for all of the way: leave out [a:b:0.5], [a|b] and AND")
+        followed = start.said if self.said is None else (start.settings.said(self.said),) * count
+        source = heard(start.system, start.settings, followed, start.way)["cond"]
+        if start.cond.parts or source.parts or start.cond.regions is not None:
+            raise UserError(
+                "a picture that follows another has one prompt, for all of it and all of the way: leave out regions, [a:b:0.5], AND"
+            )
+        source = replace(source, **{room: getattr(start.cond, room) for room in SHARED})
         both = Cond.cat([source, start.cond])
         echo, stress = self._rows(start, _width(both))
         both = replace(
@@ -66,8 +71,8 @@ class Follow:
             negative = replace(negative, echo=torch.full(shape, PLAIN), stress=torch.ones(shape))
         own: dict[str, Any] = {"cond": both, "negative": negative, "said": followed + start.said}
         own |= {"noise": torch.cat([start.noise] * 2), "rng": replace(start.rng, seeds=start.rng.seeds * 2)}
-        own |= {"denoiser": Following(start.denoiser, start.grid, self.cross, self.own)}
-        return replace(start, **own, finish=(lambda made: made[count:], *start.finish))
+        start = replace(start, **own, refiner=_doubled(start, followed), finish=(lambda made: made[count:], *start.finish))
+        return start.look(lambda model, grid: Following(model, grid, self.cross, self.own))
 
     def _rows(self, start: Start, width: int) -> tuple[Tensor, Tensor]:
         """`Cond.echo` and `Cond.stress` (B, width) of what is asked."""
@@ -87,6 +92,15 @@ class Follow:
                 stress[found] = float(weight)
             every.append((echo, stress))
         return torch.stack([echo for echo, _ in every]), torch.stack([stress for _, stress in every])
+
+
+def _doubled(start: Start, followed: Sequence[Any]) -> Start | None:
+    """The refiner's half, which draws both pictures, and lets neither follow."""
+    if (second := start.refiner) is None or second.cond is None:
+        return second
+    source = heard(second.system, second.settings, followed, second.way)["cond"]
+    negative = None if second.negative is None else Cond.cat([second.negative] * 2)
+    return replace(second, cond=Cond.cat([source, second.cond]), negative=negative, said=(*followed, *second.said))
 
 
 def stressed(asked: Sequence[str]) -> dict[str, float]:

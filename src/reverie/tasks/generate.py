@@ -69,7 +69,7 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def _run(system: System, settings: Settings, tasks: Sequence[Task], guides: Sequence[Guide]) -> Iterator[Preview | list[Picture]]:
-    prompts, cards = settings.prompts(), tuple(card for task in tasks if (card := getattr(task, "card", None)) is not None)
+    prompts = settings.prompts()
     for first in range(0, len(prompts), settings.batch):
         begin = time.perf_counter()
         with torch.no_grad():
@@ -79,11 +79,11 @@ def _run(system: System, settings: Settings, tasks: Sequence[Task], guides: Sequ
         for step in trace(model, x, start.grid, start.solver, cond=start.told, rng=start.rng):
             yield Preview(first, len(prompts), step, system)
         assert step is not None
-        yield _finish(start, prompts[first : first + settings.batch], step, begin, cards)
+        yield _finish(start, prompts[first : first + settings.batch], step, begin, tasks)
 
 
 @torch.no_grad()
-def _finish(start: Start, asked: list[Any], last: Step, begin: float, cards: tuple[Card, ...]) -> list[Picture]:
+def _finish(start: Start, asked: list[Any], last: Step, begin: float, tasks: Sequence[Task]) -> list[Picture]:
     if not bool(last.x.isfinite().all()):
         raise Diverged("the sampler produced NaN or infinity: use more steps, less guidance, or another solver")
     system, settings = start.system, start.settings
@@ -92,10 +92,16 @@ def _finish(start: Start, asked: list[Any], last: Step, begin: float, cards: tup
     images = to_images(reduce(lambda pictures, change: change(pictures), start.finish, decoded))
     seconds = (time.perf_counter() - begin) / len(asked)
     made = []
-    for seed, (image, prompt) in enumerate(zip(images, asked, strict=True), settings.seed + start.first):
+    for k, (image, prompt, seed) in enumerate(zip(images, asked, start.rng.seeds[-len(asked) :], strict=True), start.first):
         own = replace(settings, prompt=(prompt,), seed=seed, count=1)
-        made.append(Picture(image, settings.said(prompt), seed, last.nfe, seconds, own, cards))
+        made.append(Picture(image, settings.said(prompt), seed, last.nfe, seconds, own, _cards(tasks, k)))
     return made
+
+
+def _cards(tasks: Sequence[Any], index: int) -> tuple[Card, ...]:
+    """What the tasks tell of picture `index`: by `of`, where that differs from picture to picture, or by `card`."""
+    found = [task.of(index) if hasattr(task, "of") else getattr(task, "card", None) for task in tasks]
+    return tuple(card for card in found if card is not None)
 
 
 def run(system: System, settings: Settings, tasks: Sequence[Task] = ()) -> Iterator[Preview | list[Picture]]:

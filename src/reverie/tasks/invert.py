@@ -4,7 +4,7 @@ What the other words do not speak of stays nearly as it was.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -14,7 +14,7 @@ from reverie.process.path import like
 from reverie.solve import invert, named
 from reverie.tasks.edit import shortened
 from reverie.tasks.source import card_of_picture, encoded, fitted, picture
-from reverie.tasks.start import Start, heard
+from reverie.tasks.start import TRACED, Start, heard
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Invert:
     strength: how far back it goes, as of `Edit`. The way back is DDIM's, exactly undone; forward any solver may go.
     """
 
+    turn: ClassVar[int] = TRACED
     image: Any
     said: Any = ""
     strength: float = 1.0
@@ -45,7 +46,11 @@ class Invert:
         pixels = fitted(self.opened, start.settings.size, system.codec.channels)
         source, start = encoded(system, pixels), shortened(start, self.strength)
         grid = start.grid
-        cond = heard(system, start.settings, [self.said], start.way)["cond"]
+        if system.beside:
+            raise UserError(f"{system.name} changes pictures, which it must be shown: no picture can be traced back through it")
+        cond = heard(system, start.settings, [start.settings.said(self.said)], start.way)["cond"]
+        if cond is not None and cond.parts:
+            raise UserError("a picture is traced back under one prompt for all of the way: leave out [a:b:0.5], [a|b] and AND")
         solver: Any = named("ddim")[0]
         near = 1e-3 if system.denoiser.autocast is None else 1e-2  # half a level, or what bfloat16 leaves
         place = getattr(system.denoiser, "place", source.device)

@@ -1,7 +1,7 @@
 """A prompt for each part of the picture, by masks: `guide/regional.py` says how."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -11,7 +11,7 @@ from reverie.card import Card, parse, rebuild, remembers
 from reverie.errors import UserError
 from reverie.guide.regional import Regional, attending, composing
 from reverie.tasks.source import card_of_picture, fitted, picture
-from reverie.tasks.start import Start, heard
+from reverie.tasks.start import PARTED, Start, heard
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Regions:
     alone, with nets that look at words. ratio: how much the prompt of the whole is heard within the regions, 0 = not at all.
     """
 
+    turn: ClassVar[int] = PARTED
     regions: tuple[Region, ...]
     by: Literal["estimates", "attention"] = "estimates"
     ratio: float = 0.2
@@ -70,8 +71,8 @@ class Regions:
         if start.cond is None:
             raise UserError(f"{start.system.name} hears no words, so that no region can have its own")
         masks = torch.cat([r.share(start.settings.size) for r in self.regions])
-        said = [heard(start.system, start.settings, [r.prompt] * len(start.said), start.way)["cond"] for r in self.regions]
+        prompts = [[start.settings.said(r.prompt)] * len(start.said) for r in self.regions]
+        said = [heard(start.system, start.settings, each, start.way)["cond"] for each in prompts]
         if self.by == "estimates":
             return replace(start, cond=composing(start.cond, said, masks, self.ratio))
-        start = replace(start, cond=attending(start.cond, said, masks))
-        return start.adapt(lambda model: Regional(model, self.ratio))
+        return replace(start, cond=attending(start.cond, said, masks)).look(lambda model, _: Regional(model, self.ratio))

@@ -1,5 +1,6 @@
 """What a batch of pictures is drawn from. A task is a function from one `Start` to another: that is all it can do, and so every
-task works on every system, with every solver, and with every other task.
+task works on every system, with every solver, and with every other task. What a task builds on comes before it, in whatever order
+they are asked for: by its `turn`, which is `REST` where it says none.
 
     x_t = alpha(t) source + sigma(t) noise    at the grid's first time t, or without a source
     x_t = sqrt(alpha(t)^2 + sigma(t)^2) noise                                                                     (1)
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Cond, Model, OneByOne
-from reverie.encode.asked import read
+from reverie.encode.asked import read, words
 from reverie.errors import UserError
 from reverie.guide import Asked, Guide, guided
 from reverie.guide.experts import Experts, Heard
@@ -30,6 +31,8 @@ from reverie.systems.system import System
 from reverie.tasks.settings import TUNED, Settings
 
 SIZED = ("flux_shift", "sd3_shift")
+TRACED, VARIED, STEERED, SHOWN, PARTED, PAIRED, REST = range(7)
+"""Turns: a picture's own noise; other noise; controls; pictures as prompts; prompts of parts; pictures that follow; all else."""
 T = TypeVar("T")
 
 
@@ -39,7 +42,8 @@ class Start:
 
     system, settings: what is drawn with, the settings filled. said: the prompt of each picture, with the style. first: its first
     picture's place among all that were asked for; total: how many these are. denoiser: what hears cond and negative, before
-    guidance. grid: the times of the steps; way: those that changes within a prompt refer to. guides: wishes about the guidance.
+    guidance; lookers: put around it, told the grid, to change its attention. grid: the times of the steps; way: those that changes
+    within a prompt refer to. guides: wishes about the guidance.
     noise (B, ...): of deviation 1. source (1 or B, ...): points of the diffusion's space to begin near, or None.
     around: put around the guided model, the first innermost, each with what it makes of the condition. finish: done to the
     decoded pictures (B, C, H, W), in order. refiner: the same of the system that draws the end of the way; it shares noise, grid
@@ -60,6 +64,7 @@ class Start:
     grid: Tensor
     way: Tensor
     guides: tuple[Guide, ...] = ()
+    lookers: tuple[Callable[[Model, Tensor], Model], ...] = ()
     source: Tensor | None = None
     around: tuple[tuple[Callable[[Model], Model], Callable[[Any], Any]], ...] = ()
     finish: tuple[Callable[[Tensor], Tensor], ...] = ()
@@ -69,10 +74,17 @@ class Start:
     def guided(self) -> Model:
         """The denoiser with its guidance."""
         told = [cond for cond in (self.cond, self.negative) if cond is not None]
-        plain = heeding(self.denoiser, self.way) if any(cond.parts for cond in told) else self.denoiser
+        plain = reduce(lambda model, look: _inside(model, lambda inner: look(inner, self.grid)), self.lookers, self.denoiser)
+        plain = heeding(plain, self.way) if any(cond.parts for cond in told) else plain
         scale = 1.0 if self.negative is None or getattr(self.system.denoiser, "guided", False) else _scale(self.settings)
         asked = Asked(plain=plain, grid=self.way, scale=scale, negative=self.negative, said=self.said, cond=self.cond)
-        return guided(asked, self.guides)
+        return guided(replace(asked, hear=self._hear, words=self._words), self.guides)
+
+    def _hear(self, other: System) -> Cond | None:
+        return told(other, self.settings, self.said, self.way)
+
+    def _words(self, said: Any) -> Any:
+        return words(self.system.prompt_encoder, said, len(self.way) - 1, plain=self.settings.plain)
 
     @property
     def model(self) -> Model:
@@ -107,12 +119,20 @@ class Start:
 
     def adapt(self, wrap: Callable[[Any], Model]) -> "Start":
         """With an adapter around the denoiser, and inside what takes samples one by one."""
-        inner: Any = self.denoiser
-        return replace(self, denoiser=OneByOne(wrap(inner.model)) if isinstance(inner, OneByOne) else wrap(inner))
+        return replace(self, denoiser=_inside(self.denoiser, wrap))
+
+    def look(self, wrap: Callable[[Model, Tensor], Model]) -> "Start":
+        """With something around the adapted denoiser that is told the times, and changes its attention."""
+        return replace(self, lookers=(*self.lookers, wrap))
 
     def put(self, model: Callable[[Model], Model], told: Callable[[Any], Any] = lambda cond: cond) -> "Start":
         """With something more around the model, which hears another condition."""
         return replace(self, around=(*self.around, (model, told)))
+
+
+def _inside(model: Any, wrap: Callable[[Any], Model]) -> Model:
+    """A wrap inside what takes samples one by one."""
+    return OneByOne(wrap(model.model)) if isinstance(model, OneByOne) else wrap(model)
 
 
 Task = Callable[[Start], Start]
@@ -137,7 +157,7 @@ def begun(
         None if system.refiner is None else Start(system=system.refiner, **heard(system.refiner, settings, said, grid), **common)
     )
     start = Start(system=system, **heard(system, settings, said, grid), **common, refiner=second)
-    start = reduce(lambda start, task: task(start), tasks, start)
+    start = reduce(lambda start, task: task(start), sorted(tasks, key=lambda task: getattr(task, "turn", REST)), start)
     if (more := system.beside) and (start.cond is None or start.cond.concat is None):
         has = system.codec.shape(*settings.size)[0]
         raise UserError(f"{system.name} changes pictures ({has + more} channels for {has}), and makes none from words alone")
@@ -151,14 +171,21 @@ def heard(system: System, settings: Settings, said: Sequence[Any], grid: Tensor)
         if any(t != "" for t in said):
             raise UserError(f"{system.name} is unconditional: it takes no prompt")
         return {"denoiser": model, "cond": None, "negative": None}
-    steps, away, scale = len(grid) - 1, [settings.negative] * len(said), _scale(settings)
-    size, plain = settings.size, settings.plain
-    cond, negative = read(encoder, said, size, steps, negative=away, plain=plain), None
-    if getattr(system.denoiser, "guided", False):
-        cond = replace(cond, guidance=torch.full((len(said),), scale))
-    elif scale != 1 or settings.guide:
-        negative = read(encoder, away, size, steps, against=True, plain=plain)
-    return {"denoiser": model, "cond": cond, "negative": negative}
+    negative = None
+    if not getattr(system.denoiser, "guided", False) and (_scale(settings) != 1 or settings.guide):
+        away = [settings.negative] * len(said)
+        negative = read(encoder, away, settings.size, len(grid) - 1, against=True, plain=settings.plain)
+    return {"denoiser": model, "cond": told(system, settings, said, grid), "negative": negative}
+
+
+def told(system: System, settings: Settings, said: Sequence[Any], grid: Tensor) -> Cond | None:
+    """What a system hears of what is said; None where it hears nothing."""
+    if (encoder := system.prompt_encoder) is None:
+        return None
+    away = [settings.negative] * len(said)
+    cond = read(encoder, said, settings.size, len(grid) - 1, negative=away, plain=settings.plain)
+    guided = getattr(system.denoiser, "guided", False)
+    return replace(cond, guidance=torch.full((len(said),), _scale(settings))) if guided else cond
 
 
 def _scale(settings: Settings) -> float:
