@@ -90,7 +90,7 @@ def weaker(run: Path, which: str) -> Hearing:
     encoder = system.prompt_encoder
     for name, module in (("denoiser.", system.denoiser), ("encoder.", encoder)):
         module.load_state_dict({k[len(name) :]: v.float() for k, v in weights.items() if k.startswith(name)})
-    return Hearing(system.denoiser, encoder.prompts)
+    return Hearing(system.denoiser, lambda asked: encoder.prompts(asked.said))
 
 
 def spread(features: np.ndarray, labels: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Guides that name files: readers of noised points are trained, kept and opened; weak models come with their own encoder; ADM's."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from reverie.card import parse
 from reverie.denoiser import log_snr
 from reverie.encode import Concepts
 from reverie.errors import UserError
-from reverie.guide import Asked, guided
+from reverie.guide import Asked, guided, scored
 from reverie.measure.noisy import NoisyReader, Scorer
 from reverie.nets import unets
 from reverie.nets.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
@@ -26,9 +27,12 @@ from reverie.systems.adm import original
 from reverie.systems.guides import opened
 from reverie.systems.names import taken
 from reverie.systems.opening import Opening
-from reverie.systems.shipped import open_reader
+from reverie.systems.shipped import open_model, open_reader
 from reverie.systems.system import Part
 from reverie.systems.weights import load_any, save
+from reverie.tasks.generate import generate
+from reverie.tasks.settings import settle
+from reverie.tasks.start import begun
 from reverie.train.loop import Run, Training, fit
 from reverie.train.noisy import Noised, NoisyMatching, NoisyReading
 from reverie.train.objective import log_normal
@@ -147,6 +151,41 @@ def test_a_weak_model_hears_with_its_own_encoder(tmp_path):
     c, worse = system.denoiser(x, t, own), weak.denoiser(x, t, theirs)
     assert torch.allclose(model(x, t, own), c + 2 * (c - worse), atol=1e-5)
     assert not torch.allclose(worse, weak.denoiser(x, t, own), atol=1e-4)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("said", ["a [red:bald:0.5] man", "a man AND red :0.5", "a (red:1.3) man"])
+def test_a_model_is_not_guided_away_from_itself(said, plain, tmp_path):
+    save(small_system(), tmp_path / "same.safetensors")
+    system = open_model(str(tmp_path / "same.safetensors"))  # in the same numbers as what guides it
+    guide = (f"autoguide(weak='{tmp_path / 'same.safetensors'}', scale=3)",)
+    asked = {"guidance": 1.0, "negative": "hair", "plain": plain, "height": 24}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this encoder weighs nothing, and knows no brackets
+        (alone,), (guided_,) = (generate(system, said, **asked, guide=own) for own in ((), guide))
+    assert np.abs(np.asarray(alone, int) - np.asarray(guided_, int)).max() <= 1
+
+
+def test_a_witness_is_told_words_without_signs():
+    system, heard = small_system(), []
+
+    class Hears:
+        def wanted(self, said):
+            heard.append(list(said))
+            return torch.zeros(len(said))
+
+        def log_prob(self, x, t, path, wanted):
+            return x.flatten(1).sum(1)
+
+    def model(prompt, **settings):
+        return begun(system, settle(system, prompt, settings), guides=[scored(Hears())]).model
+
+    model(["a (red:1.3) man", "a [bald] man<lora:x:1>", r"a \(red\) man"])
+    model("a (red:1.3) man", plain=True)
+    assert heard == [["a red man", "a bald man", "a (red) man"], ["a (red:1.3) man"]]
+    for prompt in ("a [red:bald:0.5] man", "a [red|bald] man", "a man AND red"):
+        with pytest.raises(UserError, match="one prompt for all of the way"):
+            model(prompt)
 
 
 def test_files_that_are_something_else_are_named(tmp_path):

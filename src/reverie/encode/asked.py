@@ -44,7 +44,19 @@ def read(
     return Cond.cat([_condition(plan, each) for plan in plans])
 
 
-def _plan(encoder: Encoder, text: Any, steps: int, against: bool, negative: Any, plain: bool) -> Plan:
+def words(encoder: Encoder | None, text: Any, steps: int = 1, *, plain: bool = False) -> Any:
+    """A prompt without its signs, for what reads words alone. UserError where it is more than one prompt."""
+    plan = _plan(encoder, text, steps, False, "", plain)
+    if len(plan) > 1:
+        raise UserError(
+            f"'{str(text)[:60]}' is {len(plan)} prompts, and what judges a picture reads one prompt for all of the way: leave out "
+            "[a:b:0.5], [a|b] and AND, or say what it is to read as wanted='...'"
+        )
+    (one, _), *_ = plan
+    return str(one) if isinstance(one, Said) else one
+
+
+def _plan(encoder: Encoder | None, text: Any, steps: int, against: bool, negative: Any, plain: bool) -> Plan:
     if plain or _literal(encoder, text):
         return {(text, against): [1.0] * steps}
     words = extras(text)[0]
@@ -62,7 +74,7 @@ def _plan(encoder: Encoder, text: Any, steps: int, against: bool, negative: Any,
     return plan
 
 
-def _add(plan: Plan, encoder: Encoder, text: str, weight: float, steps: int, against: bool) -> None:
+def _add(plan: Plan, encoder: Encoder | None, text: str, weight: float, steps: int, against: bool) -> None:
     first = 0
     for until, now in schedule(text, steps):
         shares = plan.setdefault((now if _literal(encoder, now) else said(now), against), [0.0] * steps)
@@ -70,7 +82,7 @@ def _add(plan: Plan, encoder: Encoder, text: str, weight: float, steps: int, aga
         first = until
 
 
-def _literal(encoder: Encoder, text: Any) -> bool:
+def _literal(encoder: Encoder | None, text: Any) -> bool:
     """Whether a prompt has no signs: a number, what is no text at all, or the name of a class with brackets in it."""
     knows = getattr(encoder, "knows", None)
     return not isinstance(text, str) or (knows is not None and bool(knows(text)))

@@ -161,6 +161,7 @@ class Asked:
     """What guidance is asked of. plain: the model before it. negative: the empty or negative condition, None where there is none.
 
     scale: w. grid (n + 1,) or (n + 1, B): the times of the steps. said: what was asked for, one per sample. cond: as it was heard.
+    hear: another system -> the condition that it hears of the same; None = `said` is words. words: one of `said` without its signs.
     """
 
     plain: Model
@@ -169,6 +170,8 @@ class Asked:
     negative: Cond | None = None
     said: tuple[Any, ...] = ()
     cond: Cond | None = None
+    hear: Callable[[Any], Cond | None] | None = None
+    words: Callable[[Any], Any] = lambda said: said
 
     def likewise(self, other: Model) -> Model:
         """Another model, evaluated one sample at a time where the plain one is."""

@@ -60,7 +60,7 @@ def _by(name: str, witness: Any, scale: float, wanted: Any) -> Guide:
         )
 
     def join(made: Guided, asked: Asked) -> Guided:
-        said = asked.said if wanted == "" else (wanted,) * len(asked.said)
+        said = tuple(map(asked.words, asked.said)) if wanted == "" else (wanted,) * len(asked.said)
         if not said or any(one == "" for one in said):
             raise UserError(f"{name}: nothing is asked for: give a prompt, or say it with wanted")
         return (

@@ -1,15 +1,14 @@
 """Guides that name files: what is in them is opened here, `opened("autoguide(weak='runs/fashion/model-0.2.safetensors')")`."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from reverie.card import Card, parse, rebuild
 from reverie.denoiser import Cond
+from reverie.encode.asked import read
 from reverie.errors import UserError
 from reverie.files import metadata
-from reverie.guide import GUIDES, Guide
+from reverie.guide import GUIDES, Asked, Guide
 from reverie.guide.witness import Witness
 from reverie.guide.worse import Hearing
 from reverie.systems.adm import classifier
@@ -33,11 +32,11 @@ def hearing(name: str, opening: Opening = USUAL) -> Hearing:
     """A model with its own encoder, shipped, of ours, or published."""
     system = open_model(name, opening)
 
-    def encode(said: Sequence[Any]) -> Cond | None:
-        if (encoder := system.prompt_encoder) is None:
-            return None
-        each = {text: encoder.prompts([text], system.defaults.size) for text in dict.fromkeys(said)}
-        return Cond.cat([each[text] for text in said])
+    def encode(asked: Asked) -> Cond | None:
+        if asked.hear is not None:
+            return asked.hear(system)
+        encoder = system.prompt_encoder
+        return None if encoder is None else read(encoder, asked.said, system.defaults.size, plain=True)
 
     return Hearing(system.denoiser, encode)
 
