@@ -4,8 +4,6 @@ Tiny random weights draw nothing worth seeing; what is asked is that a picture o
 shows in it, and that what is to be kept is kept.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +13,14 @@ from test_sum import FROM_FILES, FROM_FOLDERS, opened
 
 from reverie.adapt import Control
 from reverie.errors import UserError
-from reverie.guide.regional import composing
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.unet import UNet
 from reverie.tasks import Edit, Invert, Vary, generate, inpaint, outpaint, upscale
 from reverie.tasks.control import Steer
 from reverie.tasks.follow import Follow
-from reverie.tasks.start import heard
+from reverie.tasks.regions import Region, Regions
+from reverie.tasks.restore import Restore
 
 SOLVERS = ("ddim", "dpmpp-2m", "euler-a")
 TIMES = "knots(0.9, 0.6, 0.3, 0)"
@@ -66,17 +64,6 @@ def control(system):
         if not part.any():
             torch.nn.init.normal_(part, std=0.1)
     return Control(net=made.eval().requires_grad_(False))
-
-
-def regional(other):
-    def task(start):
-        told = heard(start.system, start.settings, [other] * len(start.said), start.way)["cond"]
-        side = torch.zeros(1, 8, 8)
-        side[..., :4] = 1
-        cond = composing(start.cond, [told], side)
-        return replace(start, cond=cond)
-
-    return task
 
 
 def edited(system, words, settings):
@@ -128,7 +115,16 @@ def followed(system, words, settings):
 
 
 def parted(system, words, settings):
-    return plain(system, words, settings, regional("a blue hat" if isinstance(words, str) else 5))
+    return plain(system, words, settings, Regions((Region(mask(settings), "a blue hat" if isinstance(words, str) else 5),)))
+
+
+def attended(system, words, settings):
+    other = "a blue hat" if isinstance(words, str) else 5
+    return plain(system, words, settings, Regions((Region(mask(settings), other),), "attention"))
+
+
+def restored(system, words, settings):
+    return plain(system, words, settings, Restore(photo(system, settings), "grey()", 0.1, "mmps(steps=1)"))
 
 
 def guided(system, words, settings):
@@ -136,8 +132,8 @@ def guided(system, words, settings):
     return plain(system, words, settings | {"guide": told})
 
 
-TASKS = (edited, painted, resampled, graded, extended, enlarged, varied, inverted, steered)
-OF_WORDS = (followed, parted, guided)
+TASKS = (edited, painted, resampled, graded, extended, enlarged, varied, inverted, steered, restored)
+OF_WORDS = (followed, parted, attended, guided)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -153,6 +149,10 @@ def test_every_task_on_every_system(system, task, solver):
         if task is followed:
             with pytest.raises(UserError, match="hears no words"):
                 task(made, words, settings)
+        return
+    if task is attended and made.prompt_encoder.prompts([words], (32, 32)).tokens is None:
+        with pytest.raises(UserError, match="as one vector"):
+            task(made, words, settings)
         return
     if task is inverted and solver == "ddim":
         settings = settings | {"grid": "knots(0.9, 0.3, 0.29, 0.28, 0.1, 0.05, 0)"}
