@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from small import small_system
 from test_control_images import Colours, awake, widths
 from test_editing import box, photo
@@ -138,3 +139,11 @@ def test_a_refiner_goes_the_same_way(words):
 
 def test_a_refiner_draws_both_of_a_pair():
     assert drawn("follow", system=replace(SYSTEM, refiner=SYSTEM)).shape == drawn("follow").shape
+
+
+@pytest.mark.parametrize("task", [Follow("a man with a blorb"), Invert(photo(), "a blorb", 0.5), Regions((Region(box(), "a blorb"),))])
+def test_words_of_tasks_that_are_not_known_are_named(task):
+    with pytest.warns(UserWarning, match="blorb"):
+        generate(SYSTEM, "a man", tasks=[task], steps=4)
+    with pytest.warns(UserWarning, match="black everywhere"):
+        generate(SYSTEM, "a man", tasks=[Steer((CONTROL,), (Image.new("RGB", (16, 16)),))], steps=1)

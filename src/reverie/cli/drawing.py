@@ -50,6 +50,8 @@ TAKEN = (
 )
 
 
+RETOLD = ("vary", "follow")
+"""Tasks of every command that --from takes again."""
 FEW = 8
 """Steps of models that were distilled, mostly without guidance."""
 
@@ -131,13 +133,19 @@ class Drawing:
 
     def retold(self: G, made: metadata.Made) -> G:
         """With what a picture tells that is not among the settings."""
-        if made.tasks and not self.answers(made.tasks):
-            names = " and ".join(str(task.get("name")) for task in made.tasks)
-            print(f"reverie: {self.from_} was made by {names} from another picture; its settings alone are taken", file=sys.stderr)
-        return self.saying(made.settings.prompt)
+        if left := [str(task.get("name")) for task in made.tasks if not (self.answers(task) or task.get("name") in RETOLD)]:
+            print(f"reverie: {self.from_} was made by {' and '.join(left)}, which --from does not take", file=sys.stderr)
+        known = {str(task.get("name")): task for task in made.tasks}
+        more: dict[str, Any] = {}
+        if self.vary_seed is None and not self.vary and isinstance(seed := known.get("vary", {}).get("seed"), int):
+            more = {"vary_seed": seed, "vary": float(known["vary"].get("share", Vary.share))}
+        if not (self.follow or self.stress) and (task := known.get("follow")):
+            weights = [f"{word}={weight}" for word, weight in dict(task.get("stress") or {}).items()]
+            more |= {"follow": str(task.get("said") or ""), "stress": tuple(weights)}
+        return replace(self.saying(made.settings.prompt), **more)
 
-    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether this command does what these tasks of a picture did."""
+    def answers(self, task: Mapping[str, Any]) -> bool:
+        """Whether this command does what a task of a picture did."""
         return False
 
     def early(self) -> None:
@@ -172,10 +180,8 @@ def draw(asked: Drawing, made: metadata.Made | None) -> None:
     tasks, size = asked.tasks(system)
     settings = replace(wishes, **size).filled(system)
     folder = _folder(Path(asked.out))
-    said = [note for task in tasks for note in getattr(task, "notes", list)()]
     for line in [
-        *notes(system, settings),
-        *said,
+        *notes(system, settings, tasks),
         *unheeded(system, asked.negative, asked.guidance),
         *of_solver(asked.solver, settings),
     ]:

@@ -46,6 +46,11 @@ class Follow:
     def card(self) -> Card:
         return {"name": "follow", "said": self.said, "cross": self.cross, "own": self.own, "stress": dict(self.stress)}
 
+    @property
+    def words(self) -> tuple[Any, ...]:
+        """What is said of the picture that is followed."""
+        return () if self.said is None else (self.said,)
+
     def __call__(self, start: Start) -> Start:
         if start.cond is None or start.system.prompt_encoder is None:
             raise UserError(f"{start.system.name} hears no words, so there are none to exchange")

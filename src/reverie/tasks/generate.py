@@ -121,30 +121,35 @@ def _remedied(events: Iterator[Preview | list[Picture]], settings: Settings) -> 
         raise
 
 
-def notes(system: System, settings: Settings) -> list[str]:
-    """What of the prompts and the negative prompt has no effect, or another than one may think, one line each."""
+def notes(system: System, settings: Settings, tasks: Sequence[Any] = ()) -> list[str]:
+    """What of the prompts, the negative prompt and the tasks has no effect, or another than one may think, one line each.
+
+    Of tasks: their own `notes`, and those on the `words` that they say.
+    """
+    own = [note for task in tasks for note in getattr(task, "notes", list)()]
     if (encoder := system.prompt_encoder) is None:
-        return []
+        return own
     steps, plain = settings.steps or 1, settings.plain
-    said = [note for p in settings.prompt for note in heard_of(encoder, p, steps, plain=plain)]
-    return list(dict.fromkeys([*said, *heard_of(encoder, settings.negative, steps, against=True, plain=plain)]))
+    every = [*settings.prompt, *(text for task in tasks for text in getattr(task, "words", ()))]
+    said = [note for p in every for note in heard_of(encoder, p, steps, plain=plain)]
+    return list(dict.fromkeys([*said, *heard_of(encoder, settings.negative, steps, against=True, plain=plain), *own]))
 
 
-def _settled(system: System, prompt: Any, settings: Any) -> Settings:
+def _settled(system: System, prompt: Any, tasks: Sequence[Task], settings: Any) -> Settings:
     """`settle`, with a warning of what has no effect: the caller of Python does not see the notes of the command line."""
     made = settle(system, prompt, settings)
-    if said := notes(system, made):
+    if said := notes(system, made, tasks):
         warnings.warn("; ".join(said), stacklevel=4)
     return made
 
 
 def steps(system: System, prompt: Any = "", tasks: Sequence[Task] = (), **settings: Any) -> Iterator[Preview]:
     """Every step, as it is taken: `for step in system.steps("a smiling woman"): step.pictures()`."""
-    events = run(system, _settled(system, prompt, settings), tasks)
+    events = run(system, _settled(system, prompt, tasks, settings), tasks)
     return (event for event in events if isinstance(event, Preview))
 
 
 def generate(system: System, prompt: Any = "", tasks: Sequence[Task] = (), **settings: Any) -> list[Image.Image]:
     """PIL images of a prompt, or of each of several (count pictures each): see `Settings` for the keywords."""
-    events = run(system, _settled(system, prompt, settings), tasks)
+    events = run(system, _settled(system, prompt, tasks, settings), tasks)
     return [picture.image for event in events if isinstance(event, list) for picture in event]

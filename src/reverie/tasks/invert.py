@@ -41,6 +41,11 @@ class Invert:
     def card(self) -> Card:
         return {"name": "invert", "image": card_of_picture(self.opened, self.image), "said": self.said, "strength": self.strength}
 
+    @property
+    def words(self) -> tuple[Any, ...]:
+        """What the picture is said to show."""
+        return (self.said,)
+
     def __call__(self, start: Start) -> Start:
         system, path, count = start.system, start.system.denoiser.path, len(start.said)
         pixels = fitted(self.opened, start.settings.size, system.codec.channels)

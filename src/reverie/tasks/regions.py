@@ -67,6 +67,11 @@ class Regions:
         every = [{"prompt": r.prompt, "mask": card_of_picture(picture(r.mask), r.mask)} for r in self.regions]
         return {"name": "regions", "regions": every, "by": self.by, "ratio": self.ratio}
 
+    @property
+    def words(self) -> tuple[Any, ...]:
+        """What is said of the regions."""
+        return tuple(r.prompt for r in self.regions)
+
     def __call__(self, start: Start) -> Start:
         if start.cond is None:
             raise UserError(f"{start.system.name} hears no words, so that no region can have its own")
