@@ -247,6 +247,21 @@ def test_operators_are_linear_and_what_they_give_back_would_be_measured_so(name)
         torch.testing.assert_close((gap * null).sum(1), torch.zeros(2).double(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["downsample", "grey", "mask"])
+@pytest.mark.parametrize("reach", [0.5, 3.0])
+def test_what_agrees_within_the_range_is_the_nearest_that_does(name, reach):
+    """Of a convex set: no other picture z in it lies nearer to x than p, for (x - p) . (z - p) <= 0 (Hilbert's projection)."""
+    operator, make = OPERATORS[name], torch.Generator().manual_seed(0)
+    z = (1.5 * torch.rand(20, 3, 8, 8, dtype=torch.float64, generator=make)).clamp(-1, 1)
+    z[0], z[1] = 1, -1  # where one picture alone is left
+    x, y = reach * torch.randn(20, 3, 8, 8, dtype=torch.float64, generator=make), operator(z)
+    found = operator.within(x, y)
+    torch.testing.assert_close(operator(found), y, atol=1e-6, rtol=0)
+    assert float(found.abs().max()) <= 1
+    assert float(((x - found) * (z - found)).flatten(1).sum(1).max()) < 1e-4
+    torch.testing.assert_close(operator.within(z, y), z, atol=1e-6, rtol=0)
+
+
 def test_a_blur_is_scipys():
     from scipy.ndimage import gaussian_filter
 

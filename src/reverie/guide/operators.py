@@ -19,6 +19,8 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as JPEG and Pillow have it."""
 LEVEL = 2 / 255
 """One level of eight bits."""
+ROUNDS, HALVINGS = 50, 40
+"""Of the search for a picture that agrees and lies within the range."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class Operator:
     def agree(self, x: Tensor, y: Tensor) -> Tensor:
         """The picture next to x with A x = y; of what was rounded, of those that would have been rounded so."""
         return y
+
+    def within(self, x: Tensor, y: Tensor) -> Tensor:
+        """A picture in [-1, 1] near x with A x = y: one that agrees and one in the range by turns; where there is none, near it."""
+        x = self.agree(x, y).clamp(-1, 1)
+        for _ in range(ROUNDS):
+            agreed = self.agree(x, y)
+            if bool(((agreed - x).abs() < LEVEL / 8).all()):
+                break
+            x = agreed.clamp(-1, 1)
+        return x
 
 
 @remembers
@@ -115,6 +127,9 @@ class Downsample(Operator):
 
     def agree(self, x: Tensor, y: Tensor) -> Tensor:
         return x + self.back(y.to(x) - self(x))
+
+    def within(self, x: Tensor, y: Tensor) -> Tensor:
+        return _nearest(self, x, y)
 
 
 @remembers
@@ -177,6 +192,24 @@ class Grey(Operator):
     def agree(self, x: Tensor, y: Tensor) -> Tensor:
         weights = x.new_tensor(LUMA)[:, None, None]
         return x + weights / weights.square().sum() * (y.to(x) - self(x))
+
+    def within(self, x: Tensor, y: Tensor) -> Tensor:
+        return _nearest(self, x, y)
+
+
+def _nearest(operator: Operator, x: Tensor, y: Tensor) -> Tensor:
+    """The picture in [-1, 1] next to x with A x = y, where each number of y is a mean of numbers of x that no other is of.
+
+    That is clip(x + s A^T), s for each number of y: the more s, the more the mean, so that halving finds it.
+    """
+    unit = operator.agree(x, operator(x) + 1) - x
+    high = operator.back(torch.ones_like(operator(x))) * (1 + x.abs().max()) / unit.min()
+    low = -high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        less = operator.back(operator((x + middle * unit).clamp(-1, 1)) < y.to(x))
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    return (x + high * unit).clamp(-1, 1)
 
 
 @remembers

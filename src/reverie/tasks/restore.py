@@ -36,8 +36,8 @@ class Restore:
     """The task of finding a picture by what was seen of it. image: that, as a path, a PIL picture, or an array.
 
     operator, method: written as calls, or made. noise: the deviation of the measurement's, in [-1, 1] units (one level of eight
-    bits is 0.008), to which the rounding to eight bits comes; at 0 what is found is made to agree with what was seen, to the last
-    bit. mask: of the picture's size, for mask() alone; white is unknown.
+    bits is 0.008), to which the rounding to eight bits comes; at 0 what is found is made to agree with what was seen, to the
+    rounding. mask: of the picture's size, for mask() alone; white is unknown.
     """
 
     image: Any
@@ -123,7 +123,7 @@ class Restore:
 
 
 def _laid(operator: Operator, y: Tensor, made: Tensor) -> Tensor:
-    return operator.agree(made, y.to(made).expand(len(made), *y.shape[1:]))
+    return operator.within(made, y.to(made).expand(len(made), *y.shape[1:]))
 
 
 def _card(method: Method) -> Card:
