@@ -9,11 +9,16 @@ from PIL import Image, ImageDraw
 from small import small_system
 from test_generate import command, pixels
 
+from reverie.cli.drawing import read
+from reverie.cli.edit import Edit as EditCommand
+from reverie.cli.inpaint import Inpaint
+from reverie.cli.upscale import Upscale
 from reverie.errors import UserError
 from reverie.solve import Exponential
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import Edit, Invert, Vary, edit, generate, inpaint, metadata, outpaint, upscale
 from reverie.tasks.follow import Follow
+from reverie.tasks.generate import run as run_events
 from reverie.tasks.settings import settle
 from reverie.tasks.source import fitted, picture, size_for
 from reverie.tasks.start import begun
@@ -226,7 +231,42 @@ def test_an_edited_picture_tells_how_it_was_made(capsys, model, places):
     with Image.open(first) as one, Image.open(again) as two:
         assert (np.asarray(one) == np.asarray(two)).all(), "--from takes the strength as well"
     _, said = run(capsys, model, "generate", "--from", first, "--out", places / "out")
-    assert "was made by edit from another picture" in said
+    assert "was made by edit, which --from does not take" in said
+
+
+def drawn_from(place, monkeypatch, kind, arguments, *tasks, **settings):
+    """What a command asks for with --from a picture that these tasks made, and what it said of it."""
+    monkeypatch.chdir(place)
+    made = list(run_events(SYSTEM, settle(SYSTEM, "a man", settings), tasks))[-1][0]
+    metadata.save(made, SYSTEM, place / "made.png", "small")
+    return read(kind, [*map(str, arguments), "--from", "made.png"], "reverie")[0]
+
+
+def test_from_takes_what_a_picture_was_made_by_whatever_else_was_done(places, monkeypatch, capsys):
+    more = Vary(9, 0.2)
+    inverted = Invert("photo.png", "red hair", 0.7)
+    told = drawn_from(places, monkeypatch, EditCommand, ["photo.png"], more, inverted)
+    assert told.task() == inverted, "what it was traced back under"
+    assert (told.vary, told.vary_seed, capsys.readouterr().err) == (0.2, 9, ""), "and what every command takes"
+    told = drawn_from(places, monkeypatch, EditCommand, ["photo.png", "--strength", 0.5, "--invert", ""], inverted)
+    assert told.task() == Invert("photo.png", "", 0.5), "what is given wins"
+    part = Edit("photo.png", 0.5, "mask.png", 2)
+    told = drawn_from(places, monkeypatch, Inpaint, ["photo.png", "--mask", "mask.png"], more, part)
+    assert told.task() == part
+    told = drawn_from(places, monkeypatch, Inpaint, ["photo.png", "--mask", "mask.png", "--strength", 1, "--resample", 0], part)
+    assert told.task() == Edit("photo.png", 1.0, "mask.png", 0)
+    told = drawn_from(places, monkeypatch, EditCommand, ["photo.png", "--mask", "mask.png"], Edit("photo.png", 0.3, "mask.png"))
+    assert told.task() == Edit("photo.png", 0.3, "mask.png")
+    capsys.readouterr()
+    for arguments, task, name in (
+        (["photo.png"], part, "edit"),  # a part of it was changed, and no mask is given
+        (["photo.png", "--mask", "mask.png"], inverted, "invert"),
+        (["photo.png", "--invert", "red hair"], Edit("photo.png", 0.3), "edit"),
+    ):
+        told = drawn_from(places, monkeypatch, EditCommand, arguments, task)
+        assert told.strength is None and f"was made by {name}, which --from does not take" in capsys.readouterr().err
+    told = drawn_from(places, monkeypatch, Upscale, ["photo.png"], Edit("photo.png", 0.3))
+    told.early()  # the size that is told follows from that picture, and is not asked for
 
 
 @pytest.mark.parametrize(
@@ -260,3 +300,13 @@ def test_tasks_are_functions_that_go_one_after_the_other():
     assert not torch.equal(start.noise, begun(SYSTEM, settings).noise)
     assert isinstance(start.solver, Exponential)
     assert (np.asarray(generate(SYSTEM, "a man", tasks=tasks, steps=3)[0])[:4] == np.asarray(photo())[:4]).all()
+
+
+def test_variations_and_what_is_followed_are_drawn_again_from_a_picture(capsys, model, places):
+    asked = ("generate", "a man", "--steps", 2, "--seed", 4, "--out", places / "out")
+    for more in (("--vary", 0.4, "--vary-seed", 8, "--count", 2), ("--follow", "bald", "--stress", "man=2.5")):
+        files, _ = run(capsys, model, *asked, *more)
+        (again,), said = run(capsys, model, "generate", "--from", files[-1], "--out", places / "out")
+        assert "does not take" not in said
+        with Image.open(files[-1]) as one, Image.open(again) as two:
+            assert (np.asarray(one) == np.asarray(two)).all(), more

@@ -1,14 +1,13 @@
 """`reverie edit photo.png "a smiling woman" --strength 0.6`: a picture changed as words say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from reverie.cli.changing import Changing
+from reverie.cli.changing import Changing, number
 from reverie.cli.drawing import draw, read
 from reverie.errors import UserError
 from reverie.systems import System
-from reverie.tasks import metadata
 from reverie.tasks.edit import Edit as Task
 from reverie.tasks.instruct import Instruct
 from reverie.tasks.invert import Invert
@@ -29,16 +28,19 @@ class Edit(Changing):
     invert: str | None = None
     """What the picture shows: it is traced back to its own noise under these words, and drawn from there under the prompt."""
 
-    keep: float = 1.5
-    """Of a model that follows instructions: how much of the picture is kept, 1 = as much as it sees fit."""
+    keep: float | None = None
+    """Of a model that follows instructions: how much of the picture is kept, 1 = as much as it sees fit. 1.5 unless told
+    otherwise."""
 
-    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
-        return tasks[0].get("name") in ("edit", "invert")
-
-    def retold(self, made: metadata.Made) -> "Edit":
-        told = super().retold(made)
-        strength = next((task.get("strength") for task in made.tasks), None)
-        return replace(told, strength=strength if self.strength is None and isinstance(strength, float) else self.strength)
+    def taken(self, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        kind, strength = task.get("name"), {"strength": number(task.get("strength"))}
+        if kind == "invert" and not self.mask:
+            return {**strength, "invert": str(task.get("said", ""))}
+        if kind == "edit" and self.invert is None and bool(self.mask) == ("mask" in task) and not task.get("resample"):
+            return strength
+        if kind == "instruct" and self.strength is None and self.invert is None and not self.mask:
+            return {"keep": number(task.get("keep"))}
+        return None
 
     def task(self) -> Task | Invert:
         """What is done with the picture."""
@@ -58,7 +60,8 @@ class Edit(Changing):
         size = size_for(system, task.opened, vars(self))
         if isinstance(task, Invert) and "instruct" not in system.encoders:
             return [task, *more], size  # its noise is what the others begin from
-        return [*more, Instruct(self.image, self.keep) if "instruct" in system.encoders else task], size
+        keep = 1.5 if self.keep is None else self.keep
+        return [*more, Instruct(self.image, keep) if "instruct" in system.encoders else task], size
 
 
 def main(arguments: Sequence[str]) -> None:

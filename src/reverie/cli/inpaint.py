@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from reverie.cli.changing import Changing
+from reverie.cli.changing import Changing, number
 from reverie.cli.drawing import draw, read
 from reverie.errors import UserError
 from reverie.systems import System
@@ -21,17 +21,21 @@ class Inpaint(Changing):
 
     mask: str = ""
     """A picture of the same size: white is drawn anew, black is kept, grey is changed by that share."""
-    strength: float = 1.0
-    """How far the white part goes back to noise; 1 leaves nothing of what was there."""
-    resample: int = 0
-    """Each piece of the way is gone so many times more, so that new and old fit: 4 costs five times the time."""
+    strength: float | None = None
+    """How far the white part goes back to noise; 1, which it is unless told otherwise, leaves nothing of what was there."""
+    resample: int | None = None
+    """Each piece of the way is gone so many times more, so that new and old fit: 4 costs five times the time. None unless told
+    otherwise."""
 
-    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
-        return "mask" in tasks[0]
+    def taken(self, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        if task.get("name") != "edit" or "mask" not in task:
+            return None
+        times = task.get("resample")
+        return {"strength": number(task.get("strength")), "resample": number(times) if isinstance(times, int) else None}
 
     def task(self) -> Edit:
         """What is done with the picture."""
-        return Edit(self.image, self.strength, self.mask, self.resample)
+        return Edit(self.image, 1.0 if self.strength is None else self.strength, self.mask, self.resample or 0)
 
     def early(self) -> None:
         super().early()

@@ -1,13 +1,12 @@
 """`reverie restore photo.png "a smiling woman" --operator "blur(sigma=1.5)"`: a picture from what was measured of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from reverie.cli.changing import Changing
+from reverie.cli.changing import Changing, number
 from reverie.cli.drawing import draw, read
 from reverie.systems import System
-from reverie.tasks import metadata
 from reverie.tasks.restore import asked, restored
 from reverie.tasks.start import Task as Anything
 
@@ -29,21 +28,12 @@ class Restore(Changing):
     mask: str = ""
     """A picture of the same size, for mask(): white is unknown, black is known."""
 
-    def answers(self, tasks: Sequence[Mapping[str, Any]]) -> bool:
-        return tasks[0].get("name") == "restore"
-
-    def retold(self, made: metadata.Made) -> "Restore":
-        told = super().retold(made)
-        task: Mapping[str, Any] = next((task for task in made.tasks if task.get("name") == "restore"), {})
-        more: dict[str, Any] = {
-            k: v for k in ("operator", "method") if (v := _call(task.get(k))) and getattr(self, k) in ("", "mmps()")
-        }
-        if not self.noise and isinstance(task.get("noise"), float):
-            more["noise"] = task["noise"]
-        for side in ("height", "width"):  # they follow from the picture, as those that it tells did
-            if getattr(self, side) == getattr(made.settings, side):
-                more[side] = None
-        return replace(told, **more)
+    def taken(self, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        if task.get("name") == "mend":
+            return {}
+        if task.get("name") != "restore":
+            return None
+        return {"operator": _call(task.get("operator")), "method": _call(task.get("method")), "noise": number(task.get("noise"))}
 
     def early(self) -> None:
         super().early()
@@ -56,10 +46,10 @@ class Restore(Changing):
         return [*super().tasks(system)[0], task], size
 
 
-def _call(card: Any) -> str:
-    """A card as it is typed; "" of anything else, since pictures of others are not to be believed."""
+def _call(card: Any) -> str | None:
+    """A card as it is typed; None of anything else, since pictures of others are not to be believed."""
     if not isinstance(card, Mapping) or "name" not in card:
-        return ""
+        return None
     return f"{card['name']}({', '.join(f'{k}={v!r}' for k, v in card.items() if k != 'name')})"
 
 
