@@ -10,12 +10,14 @@ from test_generate import command, pixels
 from reverie.card import parse, rebuild
 from reverie.codec import Pixels
 from reverie.data.damages import DAMAGES, drawn
+from reverie.data.pictures import Pictures
 from reverie.denoiser import Denoiser
 from reverie.encode import Damaged
 from reverie.errors import UserError
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, load, save
+from reverie.systems.recipe import Recipe
 from reverie.tasks import generate, restore, upscale
 from reverie.tasks.cascade import Enlarge, cascade
 from reverie.tasks.generate import Picture
@@ -152,3 +154,14 @@ def test_what_a_net_did_not_learn_is_said():
             generate(system, tasks=[] if task is None else [task])
     with pytest.raises(UserError, match="learnt to enlarge 2 times"):
         upscale(seeing(2), photo((8, 8)), factor=3)
+
+
+def enlarging(**how):
+    net = UNetConfig(in_channels=7, channels=16, mult=(1, 2), blocks=1, attention=(), groups=8)
+    return Recipe(name="by", source="avatars", size=16, net=net, **how)
+
+
+@pytest.mark.parametrize(("damage", "level"), [("small(factor=2, noise=0)", 0.0), ("small()", 0.05), ("small(noise=0.02)", 0.02)])
+def test_a_net_is_shown_no_more_noise_than_it_learnt(damage, level):
+    pictures = Pictures("few", np.zeros((20, 3, 16, 16), np.uint8), "CC0-1.0")
+    assert enlarging(damages=(damage,)).prepare(pictures)[0].encoders["damaged"].level == level

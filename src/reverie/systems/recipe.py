@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reverie.card import card_of, parse, rebuild
 from reverie.codec import Pixels, Shrunk
-from reverie.data.damages import drawn
+from reverie.data.damages import DAMAGES, drawn
 from reverie.data.pictures import Pictures
 from reverie.data.sets import open_pictures
 from reverie.denoiser import CLOCKS, Denoiser
@@ -41,6 +41,9 @@ from reverie.train.jobs import Diffusion, View, to_signal
 from reverie.train.loop import Job, Training
 from reverie.train.mending import Mending
 from reverie.train.objective import TIMES, WEIGHTS, denoising
+
+USUAL_LEVEL = 0.05
+"""Noise that is put on small pictures in use, by nets that learnt with as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +159,9 @@ class Recipe(Preset):
         """What tells the net of a damaged picture, if it is to see one."""
         if not self.damages:
             return {}
-        cards = [parse(name) for name in self.damages]
-        factors = [int(card.get("factor", 2)) for card in cards if card["name"] == "small"]
-        return {"damaged": Damaged(self.damages, max(factors, default=1), 0.05 if factors else 0.0)}
+        cards = [card for name in self.damages if (card := card_of(rebuild(parse(name), DAMAGES, "damage")))["name"] == "small"]
+        factor, noise = (max((card[name] for card in cards), default=least) for name, least in (("factor", 1), ("noise", 0.0)))
+        return {"damaged": Damaged(self.damages, factor, min(USUAL_LEVEL, float(noise)))}
 
     def _seeing(self, encoders: Mapping[str, Encoder], codec: Any, images: np.ndarray) -> View | None:
         """What the net is shown of pictures uint8 (N, C, H, W)."""
