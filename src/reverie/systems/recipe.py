@@ -159,9 +159,14 @@ class Recipe(Preset):
         """What tells the net of a damaged picture, if it is to see one."""
         if not self.damages:
             return {}
-        cards = [card for name in self.damages if (card := card_of(rebuild(parse(name), DAMAGES, "damage")))["name"] == "small"]
-        factor, noise = (max((card[name] for card in cards), default=least) for name, least in (("factor", 1), ("noise", 0.0)))
-        return {"damaged": Damaged(self.damages, factor, min(USUAL_LEVEL, float(noise)))}
+        small = self._small()
+        factor, noise = max((card["factor"] for card in small), default=1), max((card["noise"] for card in small), default=0.0)
+        return {"damaged": Damaged(self.damages, int(factor), min(USUAL_LEVEL, float(noise)))}
+
+    def _small(self) -> list[Mapping[str, Any]]:
+        """The cards of the damages that make pictures small."""
+        cards = [card_of(rebuild(parse(name), DAMAGES, "damage")) for name in self.damages]
+        return [card for card in cards if card["name"] == "small"]
 
     def _seeing(self, encoders: Mapping[str, Encoder], codec: Any, images: np.ndarray) -> View | None:
         """What the net is shown of pictures uint8 (N, C, H, W)."""
