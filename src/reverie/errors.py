@@ -5,11 +5,21 @@ line that says what was wrong, where, and what to do. The command line prints th
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(ValueError):
     """What was wrong, where, and what to do, in one line."""
+
+
+def number(name: str, value: Any, whole: bool = False) -> None:
+    """UserError unless it is a finite number; whole: one without a fraction. True and False are none."""
+    kind = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r:.60}; it is a {'whole ' if whole else ''}number")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import Tensor
 
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,10 @@ class When:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
+        if not isinstance(self.weight, Real) or not math.isfinite(self.weight):
             raise UserError(f"the weight of an adapter is {self.weight}; it is a number, 1 = as it was trained")
+        number("the start of an adapter", self.start)
+        number("the stop of an adapter", self.stop)
         if not 0 <= self.start <= self.stop <= 1:
             raise UserError(f"an adapter acts from {self.start} to {self.stop}; give shares of the way, 0 <= start <= stop <= 1")
 

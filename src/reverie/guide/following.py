@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from reverie.denoiser import Cond, Model
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.guide.kept import left
 from reverie.nets.looking import Attend, Site, looking, weights
 from reverie.process.path import Path, time
@@ -58,6 +58,7 @@ class Following:
 
     def __post_init__(self) -> None:
         for name, share in (("cross", self.cross), ("own", self.own)):
+            number(name, share)
             if not 0 <= share <= 1:
                 raise UserError(f"{name} is {share}; it is a share of the way, between 0 and 1")
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.denoiser import Cond, Model
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.nets import looking
 from reverie.nets.looking import Attend, Site
 from reverie.process.path import Path
@@ -48,6 +48,7 @@ def checked(masks: Tensor, regions: int, rows: int) -> Tensor:
 
 
 def _ratio(ratio: float) -> float:
+    number("the share of the whole picture's prompt in its regions", ratio)
     if not 0 <= ratio < 1:
         raise UserError(f"the share of the whole picture's prompt in its regions is {ratio}; it is at least 0 and less than 1")
     return float(ratio)

@@ -95,6 +95,13 @@ class Steer:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.controls):
             raise UserError(f"{len(self.controls)} controls have {len(self.images)} pictures: give one for each")
+        if not isinstance(self.takes, (list, tuple)) or len(self._takes) != len(self.controls):
+            raise UserError(f"takes are {str(self.takes)[:60]}: give one for each of {len(self.controls)} controls, '' for none")
+        for take in self.takes:
+            _each(take)
+        for image in self.images:
+            if isinstance(image, Mapping) and not all(isinstance(kind, str) for kind in image):
+                raise UserError(f"pictures are given for {', '.join(map(str, image))[:60]}: name the hints they are, as edges()")
 
     @property
     def card(self) -> Card:
@@ -138,7 +145,11 @@ class Steer:
 
 def _each(take: Any) -> tuple[Any, ...]:
     """Hints to take, of one or several."""
-    return tuple(take) if isinstance(take, (list, tuple)) else (take,) if take else ()
+    found = tuple(take) if isinstance(take, (list, tuple)) else (take,) if take else ()
+    for one in found:
+        if not isinstance(one, str) and not callable(one):
+            raise UserError(f"take is {str(one)[:60]}, which is no hint: write one as edges()")
+    return found
 
 
 def _pictures(image: Any) -> list[Image.Image]:
@@ -188,6 +199,10 @@ class Show:
     turn: ClassVar[int] = SHOWN
     prompts: tuple[ImagePrompt, ...]
     images: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.prompts):
+            raise UserError(f"{len(self.prompts)} image prompts have {len(self.images)} pictures: give one for each")
 
     @property
     def card(self) -> Card:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.card import Card, parse
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.guide.kept import Beside, Kept
 from reverie.process.path import like
 from reverie.solve import Resampled
@@ -47,6 +47,7 @@ class Edit:
     def __post_init__(self) -> None:
         if isinstance(self.strength, bool) or not isinstance(self.strength, (int, float)) or not 0 < self.strength <= 1:
             raise UserError(f"strength is {self.strength}; it is a share of the way to noise, above 0 and at most 1")
+        number("resample", self.resample, whole=True)
         if not 0 <= self.resample <= 100:
             raise UserError(f"resample is {self.resample}; it lies between 0 and 100")
         if self.resample and self.mask is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from reverie.card import Card
 from reverie.denoiser import Cond
 from reverie.encode.pieces import pieces, places
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.guide.following import PLAIN, SOURCE, Following, aligned
 from reverie.tasks.start import PAIRED, Start, heard
 
@@ -38,6 +38,7 @@ class Follow:
 
     def __post_init__(self) -> None:
         for word, weight in self.stress.items():
+            number(f"the stress of '{word}'", weight)
             if not -100 <= weight <= 100:
                 raise UserError(f"the stress of '{word}' is {weight}; it lies between -100 and 100")
         Following(None, torch.zeros(2), self.cross, self.own)  # type: ignore[arg-type]

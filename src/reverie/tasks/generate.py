@@ -137,6 +137,8 @@ def notes(system: System, settings: Settings, tasks: Sequence[Any] = ()) -> list
 
 def _settled(system: System, prompt: Any, tasks: Sequence[Task], settings: Any) -> Settings:
     """`settle`, with a warning of what has no effect: the caller of Python does not see the notes of the command line."""
+    if not isinstance(tasks, (list, tuple)):
+        raise UserError(f"tasks is a {type(tasks).__name__}: give a list of tasks, even of one")
     made = settle(system, prompt, settings)
     if said := notes(system, made, tasks):
         warnings.warn("; ".join(said), stacklevel=4)

@@ -17,7 +17,7 @@ from torch import Tensor
 from reverie.card import Card
 from reverie.denoiser import Cond
 from reverie.encode import Instructed
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.guide import Guide
 from reverie.guide.guidance import Asked, At, Guided, more
 from reverie.tasks.source import card_of_picture, fitted, picture
@@ -32,6 +32,7 @@ class Instruct:
     keep: float = 1.5
 
     def __post_init__(self) -> None:
+        number("keep", self.keep)
         if not abs(self.keep) <= 1e6:
             raise UserError(f"keep is {self.keep}; it is a scale of guidance, between -1e6 and 1e6")
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from reverie.card import Card
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.process.path import like
 from reverie.solve import invert, named
 from reverie.tasks.edit import shortened
@@ -30,6 +30,7 @@ class Invert:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        number("strength", self.strength)
         if not 0 < self.strength <= 1:
             raise UserError(f"strength is {self.strength}; it is a share of the way to noise, above 0 and at most 1")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.systems.system import System
 from reverie.tasks.edit import Edit
 from reverie.tasks.generate import generate
@@ -28,6 +28,7 @@ class Margins:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            number(name, value, whole=True)
             if not 0 <= value <= MOST:
                 raise UserError(f"{name} is {value}; an edge can be moved by 0 to {MOST} pixels")
         if not any(vars(self).values()):

@@ -56,6 +56,8 @@ class Restore:
         """The operator, before it knows the picture."""
         if isinstance(self.operator, Operator):
             return self.operator
+        if not isinstance(self.operator, str):
+            raise UserError(f"operator is a {type(self.operator).__name__}; write it as a call, blur(sigma=1.5)")
         made: Operator = rebuild(parse(self.operator), OPERATORS, "operator")
         return made
 
@@ -64,6 +66,8 @@ class Restore:
         """The method."""
         if isinstance(self.method, Method):
             return self.method
+        if not isinstance(self.method, str):
+            raise UserError(f"method is a {type(self.method).__name__}; write it as a call, mmps(steps=3)")
         made: Method = rebuild(parse(self.method), METHODS, "method")
         return made
 

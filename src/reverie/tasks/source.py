@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from reverie.data.picture_file import in_colours, read_picture
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.systems.system import System
 from reverie.train.jobs import to_signal
 
@@ -30,18 +30,22 @@ def picture(image: Any) -> Image.Image:
     if isinstance(image, (str, Path)):
         return read_picture(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] > 4):
             raise UserError(f"an array of shape {image.shape} and type {image.dtype} is no picture: give (H, W, C) of uint8")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise UserError(f"a picture is a {type(image).__name__}: give a path, a PIL picture, or an array of uint8")
+    if 0 in image.size:
+        raise UserError(f"a picture of {image.width}x{image.height} has no pixels: give another")
     return in_colours(ImageOps.exif_transpose(image))
 
 
 def size_for(system: System, image: Image.Image, settings: Mapping[str, Any]) -> dict[str, int]:
     """Height and width to draw a picture at: what the settings ask for, or by the rule above."""
     own = {"height": image.height, "width": image.width}
-    asked = {k: int(v) for k in own if (v := settings.get(k)) is not None}
+    asked = {k: v for k in own if (v := settings.get(k)) is not None}
+    for name, value in asked.items():
+        number(name, value, whole=True)
     if asked:
         return dict(zip(own, system.defaults.size, strict=True)) | asked
     area, step = math.prod(system.defaults.size), system.step

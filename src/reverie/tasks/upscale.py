@@ -5,7 +5,7 @@ from typing import Any
 from PIL import Image
 
 from reverie.encode import Damaged
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.systems.system import System
 from reverie.tasks.cascade import Enlarge
 from reverie.tasks.edit import Edit
@@ -19,6 +19,7 @@ MOST = 8
 
 def enlarged(system: System, image: Any, factor: float, strength: float) -> tuple[Task, dict[str, int]]:
     """The task of enlarging a picture by `factor`, each side to the nearest multiple the model can draw, and that size."""
+    number("factor", factor)
     if not 1 <= factor <= MOST:
         raise UserError(f"factor is {factor}; a picture is enlarged 1 to {MOST} times")
     source = picture(image)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from reverie.card import Card
-from reverie.errors import UserError
+from reverie.errors import UserError, number
 from reverie.rng import Rng
 from reverie.solve import slerp
 from reverie.tasks.start import VARIED, Start
@@ -21,6 +21,8 @@ class Vary:
     hold: bool = True
 
     def __post_init__(self) -> None:
+        number("the share of the other seed", self.share)
+        number("the seed of the variation", self.seed, whole=True)
         if not 0 <= self.share <= 1:
             raise UserError(f"the share of the other seed is {self.share}; it lies between 0 and 1")
         if self.seed < 0:
