@@ -133,6 +133,13 @@ class Recipe(Preset):
     samples: tuple[str, ...] = ()
     """Prompts of the previews."""
 
+    def pictures(self) -> Pictures:
+        for card in self._small():  # said before the data is read, which may take long
+            if self.size % card["factor"]:
+                said = f"{self.name} makes small pictures of {self.size} pixels by a factor of {card['factor']}"
+                raise UserError(f"{said}: name one that divides {self.size}")
+        return super().pictures()
+
     def prompts(self, system: System) -> Sequence[Any]:
         """Sixteen prompts for previews."""
         if isinstance(known := system.encoders.get("class"), Classes):
