@@ -1,5 +1,7 @@
 """Nets that see a picture: damages, what is told, mending, enlarging, and cascades from words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, load, save
 from reverie.systems.recipe import Recipe
-from reverie.tasks import generate, restore, upscale
+from reverie.tasks import Edit, generate, metadata, restore, upscale
 from reverie.tasks.cascade import Enlarge, cascade
 from reverie.tasks.generate import Picture
 from reverie.tasks.mend import Mend
@@ -28,10 +30,12 @@ X = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 BASE = small_system()
 
 
-def seeing(factor, level=0.0):
+def seeing(factor, level=0.0, words=None):
     """An untrained net that sees a picture, and heeds it."""
     torch.manual_seed(factor)
-    net = UNet(UNetConfig(in_channels=7, channels=16, mult=(1, 2), blocks=1, attention=(), groups=8))
+    more = {} if words is None else {"attention": (1,), "head_width": 16, **words}
+    config = {"in_channels": 7, "channels": 16, "mult": (1, 2), "blocks": 1, "attention": (), "groups": 8}
+    net = UNet(UNetConfig(**(config | more)))
     for part in net.parameters():
         if not part.any():
             torch.nn.init.normal_(part, std=0.1)
@@ -127,6 +131,29 @@ def test_a_cascade_is_its_stages_one_after_the_other():
     assert made[0].nfe == 3 + 3 + 3
 
 
+@pytest.mark.parametrize(("styles", "said"), [([], ""), (["micah"], "micah")])
+def test_every_stage_hears_what_is_asked_of_the_first(styles, said):
+    """A second stage that hears words is told the negative prompt, the style it has, and whether brackets are words."""
+    larger, asked = seeing(2, words={"context_dim": 16, "vector_dim": 16}), {"negative": "red", "plain": True, "strict": True}
+    larger = replace(larger, encoders={**larger.encoders, **BASE.encoders}, about={"name": "hears", "styles": styles})
+    larger = replace(larger, defaults=replace(larger.defaults, guidance=3.0))
+    events = list(cascade([BASE, larger], settle(BASE, "a (man)", asked | {"style": "micah", "seed": 5, "steps": 2})))
+    small = generate(BASE, "a (man)", style="micah", seed=5, steps=2, **asked)[0]
+    last = generate(larger, "a (man)", tasks=[Enlarge((small,))], style=said, seed=5, height=32, width=32, **asked)
+    assert (pixels([events[-1][0].image]) == pixels(last)).all()
+
+
+def test_a_picture_of_a_cascade_says_what_enlarged_it(tmp_path):
+    two, four = (replace(seeing(n), about={"name": f"by-{n}", "given": f"runs/by-{n}", "hash": f"{n}" * 64}) for n in (2, 4))
+    events = list(cascade([BASE, two, four], settle(BASE, "a man", {"steps": 2}), [Edit(photo(), 0.5)], 0.1))
+    metadata.save(events[-1][0], BASE, tmp_path / "made.png", "small")
+    made = metadata.read(tmp_path / "made.png")
+    assert [task["name"] for task in made.tasks] == ["edit", "enlarge", "enlarge"]
+    assert made.tasks[2]["model"] == {"name": "by-4", "given": "runs/by-4", "hash": "4" * 64}
+    assert [(task["level"], task["height"], task["width"]) for task in made.tasks[1:]] == [(0.1, 32, 32), (0.1, 128, 128)]
+    assert made.settings.size == (16, 16), "the first is drawn at this size again"
+
+
 def test_what_sees_pictures_is_a_file_like_any_other(tmp_path, capsys):
     system = seeing(2, 0.2)
     save(system, tmp_path / "by2.safetensors")
@@ -165,3 +192,10 @@ def enlarging(**how):
 def test_a_net_is_shown_no_more_noise_than_it_learnt(damage, level):
     pictures = Pictures("few", np.zeros((20, 3, 16, 16), np.uint8), "CC0-1.0")
     assert enlarging(damages=(damage,)).prepare(pictures)[0].encoders["damaged"].level == level
+
+
+def test_a_factor_that_does_not_fit_the_size_is_said_before_the_data_is_read():
+    with pytest.raises(UserError, match="small pictures of 16 pixels by a factor of 3"):
+        enlarging(damages=("small(factor=3)",)).pictures()
+    with pytest.raises(UserError, match="unknown name 'smal'"):
+        enlarging(damages=("smal(factor=2)",)).pictures()

@@ -175,6 +175,7 @@ def draw(asked: Drawing, made: metadata.Made | None) -> None:
     asked.early()
     system = opened(asked, made)
     larger = [open_model(name, asked.opening) for name in asked.then]
+    larger = [replace(each, about={**each.about, "given": name}) for each, name in zip(larger, asked.then, strict=True)]
     for each in larger:
         enlarger(each)
     tasks, size = asked.tasks(system)

@@ -19,6 +19,7 @@ from reverie.errors import UserError
 from reverie.rng import digest
 from reverie.systems.system import System
 from reverie.tasks.generate import Picture, Preview, run
+from reverie.tasks.metadata import source
 from reverie.tasks.settings import Settings
 from reverie.tasks.source import fitted
 from reverie.tasks.start import Start, Task
@@ -69,7 +70,8 @@ def cascade(
 ) -> Iterator[Preview | list[Picture]]:
     """Every step of every system, and after each batch its pictures from the last one. settings: of the first, filled by it.
 
-    Each of the others draws with its own defaults, the seeds being the same. level: as of `Enlarge`.
+    Each of the others draws with its own defaults; the seeds, and the words where they are heard, are the same. level: as of
+    `Enlarge`.
     """
     first, *rest = systems
     for system in rest:
@@ -91,15 +93,25 @@ def _through(
 
 
 def _larger(system: System, made: Sequence[Picture], level: float | None) -> Generator[Preview, None, list[Picture]]:
-    """The pictures of a batch, whose seeds count on from the first, enlarged in one."""
+    """The pictures of a batch, whose seeds count on from the first, enlarged in one. Their settings stay those of the first model,
+    which draws them again; what enlarged them, and to what size, comes to their tasks."""
     factor, (width, height), first = enlarger(system).factor, made[0].image.size, made[0].settings
-    said = tuple(picture.settings.prompt[0] for picture in made) if system.prompt_encoder is not None else ("",) * len(made)
-    asked = Settings(prompt=said, seed=made[0].seed, strict=first.strict, batch=len(made))
+    asked = Settings(prompt=("",) * len(made), seed=made[0].seed, strict=first.strict, batch=len(made))
+    if system.prompt_encoder is not None:
+        said = tuple(picture.settings.prompt[0] for picture in made)
+        style = first.style if first.style in system.styles else ""
+        asked = replace(asked, prompt=said, negative=first.negative, style=style, plain=first.plain)
     own = replace(asked, height=height * factor, width=width * factor).filled(system)
+    own_level = enlarger(system).level if level is None else level
+    card = {"name": "enlarge", "model": source(system, str(system.about.get("given", ""))), "level": own_level}
+    card |= {"height": own.height, "width": own.width}
     larger: list[Picture] = []
     for event in run(system, own, [Enlarge(tuple(picture.image for picture in made), level)]):
         if isinstance(event, Preview):
             yield event
         else:
             larger += event
-    return [replace(a, image=b.image, nfe=a.nfe + b.nfe, seconds=a.seconds + b.seconds) for a, b in zip(made, larger, strict=True)]
+    return [
+        replace(a, image=b.image, nfe=a.nfe + b.nfe, seconds=a.seconds + b.seconds, tasks=(*a.tasks, card))
+        for a, b in zip(made, larger, strict=True)
+    ]
