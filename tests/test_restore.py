@@ -26,7 +26,7 @@ from reverie.rng import Rng
 from reverie.solve import named, sample
 from reverie.systems import Sampling, System
 from reverie.tasks import Restore, generate, metadata, restore
-from reverie.tasks.source import fitted
+from reverie.tasks.source import fitted, picture
 from reverie.train.jobs import to_signal
 
 SYSTEM = small_system()
@@ -180,6 +180,20 @@ def test_behind_a_decoder_the_operator_is_of_the_picture(kind, dtype):
             codec.decode(sample(m, x, grid, named("dpmpp-2m")[0], cond=c)) for m, c in ((model, cond), (system.denoiser, None))
         )
     assert (downsample(2)(made) - y).norm() < 0.35 * (downsample(2)(plain) - y).norm()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_tables_of_a_jpeg_turn_with_its_picture(turn):
+    """Those of a camera that was held upright: a step for each cosine, another along the rows than along the columns."""
+    image, exif = smooth((32, 16)), Image.Exif()
+    exif[0x0112] = turn
+    tables = [[16 + (k % 8) * 9 + (k // 8) for k in range(64)]] * 2
+    file = saved(image, qtables=tables, subsampling=2, exif=exif)
+    shown = picture(file)
+    told = jpeg().told((3, shown.height, shown.width), image=file)
+    y, exact = told.read(signal(shown)), told(signal(picture(saved(image, quality=100, subsampling=0, exif=exif))).double())
+    assert shown.size == ((16, 32) if turn > 4 else (32, 16))
+    assert ((exact / told.steps - y / told.steps).abs() < 0.6).double().mean() > 0.97
 
 
 @pytest.mark.parametrize("quality", [10, 50, 90])

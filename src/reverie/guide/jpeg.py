@@ -22,6 +22,8 @@ from reverie.guide.operators import LUMA, Operator
 
 YCBCR = (LUMA, (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 """RGB to brightness and colours."""
+ORIENTATION, ASIDE = 0x0112, (5, 6, 7, 8)
+"""The tag of EXIF that says how a picture was held, and its values that exchange rows and columns."""
 UNIT = 127.5
 """Levels in a unit of x."""
 Tables = tuple[tuple[int, ...], ...]
@@ -46,7 +48,10 @@ class Jpeg(Operator):
         found = getattr(image, "quantization", None)
         if not found:
             raise UserError("this picture is no JPEG file, so say how it was made, as jpeg(quality=20)")
-        return replace(self, shape=shape, tables=_tables(found), chroma=_chroma(image))
+        tables = _tables(found)
+        if image.getexif().get(ORIENTATION) in ASIDE:  # the picture is seen turned: rows of the file are its columns
+            tables = tuple(tuple(t[8 * (k % 8) + k // 8] for k in range(64)) for t in tables)
+        return replace(self, shape=shape, tables=tables, chroma=_chroma(image))
 
     @property
     def planes(self) -> list[tuple[int, int]]:
