@@ -107,6 +107,7 @@ def test_conjunctions_are_those_of_a1111():
     assert composed("half past 10:30") == [("half past 10:30", 1.0)], "without AND there is no weight"
     assert (
         appended("a fox AND snow :0.5", ", ink") == "a fox, ink :1 AND snow, ink :0.5"
+        and appended("b :0.00000012 AND c:12345678", "!") == "b! :0.00000012 AND c! :12345678"
         and appended("a fox", ", ink") == "a fox, ink"
     )
 

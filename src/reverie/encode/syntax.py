@@ -96,11 +96,16 @@ def extras(prompt: str) -> tuple[str, tuple[Extra, ...]]:
 
 def composed(prompt: str) -> Weighed:
     """The prompts that AND joins, each with its weight; without AND there is no weight, for `half past 10:30` is words."""
+    return [(text, float(weight)) for text, weight in _composed(prompt)]
+
+
+def _composed(prompt: str) -> list[tuple[str, str]]:
+    """The same, with the weights as they are written."""
     texts = AND.split(prompt)
     if len(texts) == 1:
-        return [(prompt, 1.0)]
+        return [(prompt, "1")]
     found = [(text, WEIGHT.search(text)) for text in texts]
-    return [(text[: m.start()].strip(), float(m[1])) if m else (text.strip(), 1.0) for text, m in found]
+    return [(text[: m.start()].strip(), m[1]) if m else (text.strip(), "1") for text, m in found]
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,7 @@ def _joined(texts: list[str], weights: list[float]) -> Weighed:
 
 def appended(prompt: str, more: str) -> str:
     """The prompt with `more` at its end; of those that AND joins, at the end of each, before its weight."""
-    joined = composed(prompt)
+    joined = _composed(prompt)
     if len(joined) == 1:
         return prompt + more
-    return " AND ".join(f"{text}{more} :{weight:g}" for text, weight in joined)
+    return " AND ".join(f"{text}{more} :{weight}" for text, weight in joined)
