@@ -180,3 +180,14 @@ def test_a_control_beside_it_does_not_see_the_picture():
     other = Controlled(ImagePrompted(model, [adapter]), [control])(x, T, both)
     assert torch.equal(one, other)
     assert all(torch.equal(a, b) for a, b in zip(said[0], said[1], strict=True))
+
+
+def test_layers_cannot_be_left_out_beside_it(made):
+    """The numbers of the attentions that follow would be others."""
+    model, adapter, x, cond = made
+    prompted = ImagePrompted(model, [adapter])
+    with looking.looking(skips=(0,)), pytest.raises(UserError, match="no layers can be left out"):
+        prompted(x, T, cond)
+    with looking.looking(skips=(0,)):
+        assert torch.equal(prompted(x, T, plain(cond)), model(x, T, plain(cond)))
+        assert torch.equal(ImagePrompted(model, [replace(adapter, weight=0.0)])(x, T, cond), model(x, T, plain(cond)))

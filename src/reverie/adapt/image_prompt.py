@@ -77,7 +77,12 @@ class ImagePrompted(Adapted):
             )
         each = cond.images.to(x.device).split(counts, 1)
         looks = [self._look(p, c, on) for p, c in zip(self.prompts, each, strict=True) if bool((on := p.acts(t)).any())]
-        with looking(*looks):
+        with looking(*looks) as eyes:
+            if looks and eyes.skips:
+                raise UserError(
+                    "beside an image prompt no layers can be left out, for it knows the attentions by their numbers: leave out slg, "
+                    "or the picture"
+                )
             return self.model.raw(x, t, replace(cond, images=None))
 
     def _look(self, prompt: ImagePrompt, tokens: Tensor, on: Tensor) -> Look:
