@@ -15,7 +15,8 @@ from reverie.encode.weighted import weighted
 from reverie.errors import UserError
 from reverie.guide import cfg
 from reverie.guide.composed import Composed
-from reverie.guide.scheduled import Scheduled, heeding, step_of
+from reverie.guide.guidance import step_of
+from reverie.guide.scheduled import Scheduled, heeding
 from reverie.process import grids, schedules
 from reverie.rng import Rng
 from reverie.solve import named, sample, trace
@@ -280,8 +281,8 @@ def test_names_of_classes_are_no_syntax_and_their_schedules_are():
 def test_the_step_of_a_time_is_the_one_it_lies_in():
     grid = torch.tensor([1.0, 0.6, 0.5, 0.0], dtype=F64)
     times = torch.tensor([1.0, 0.8, 0.6000001, 0.6 + 1e-12, 0.6, 0.55, 0.5, 0.2, 0.0], dtype=F64)
-    assert step_of(times, grid).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert step_of(torch.tensor([1.0, 0.5, 0.0], dtype=F64), grid[[0, 3]]).tolist() == [0, 0, 0]
+    assert step_of(grid, times).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert step_of(grid[[0, 3]], torch.tensor([1.0, 0.5, 0.0], dtype=F64)).tolist() == [0, 0, 0]
 
 
 def test_a_schedule_is_heard_at_its_steps():
@@ -323,7 +324,7 @@ def test_conjunction_is_u_plus_the_sum_of_weighted_differences_and_guidance_scal
     out = cfg(heeding(model, GRID), w, no)(X, t, cond)
     assert len(model.told) == 1, "one batch"
 
-    k = step_of(t.expand(3), GRID)
+    k = step_of(GRID, t.expand(3))
     plain = Linear()
 
     def at(*values):

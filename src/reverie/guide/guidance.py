@@ -22,6 +22,8 @@ from reverie.denoiser import Cond, Model, OneByOne
 from reverie.errors import UserError
 from reverie.process.path import Path, like, time
 
+NEAR = 1e-9
+"""Of t: a solver may come back to a knot by way of lam(t)."""
 Scale = float | Callable[[Tensor], Tensor]
 
 
@@ -196,6 +198,11 @@ class Guide:
     card: Card = field(default_factory=dict, repr=False, compare=False)
 
 
+def shut(made: Guided, asked: Asked) -> Guided:
+    """The join of a guide that lacks a file, which `guided` refuses before."""
+    raise ValueError("this guide names a file that is not opened")
+
+
 def adding(**parts: Any) -> Guide:
     """A guide that adds one part of a kind, whatever is asked for."""
     return Guide(lambda made, asked: more(made, **parts))
@@ -224,4 +231,4 @@ def guided(asked: Asked, guides: Sequence[Guide] = ()) -> Model:
 def step_of(grid: Tensor, t: Tensor) -> Tensor:
     """k (B,) of the step that t (B,) belongs to: grid_k >= t > grid_(k + 1), whatever the last bits of t; grid as of `Asked`."""
     knots = time(grid) if grid.ndim > 1 else time(grid)[:, None]
-    return ((knots >= t - 1e-9).sum(0) - 1).clamp(0, len(grid) - 2)
+    return ((time(t) <= knots * (1 + NEAR)).sum(0) - 1).clamp(0, len(grid) - 2)

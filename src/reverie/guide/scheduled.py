@@ -13,15 +13,8 @@ from torch import Tensor
 
 from reverie.denoiser import Cond, Model
 from reverie.guide.composed import Composed
+from reverie.guide.guidance import step_of
 from reverie.process.path import Path, time
-
-NEAR = 1e-9
-"""Of t: a solver may come back to a knot by way of lam(t)."""
-
-
-def step_of(t: Tensor, grid: Tensor) -> Tensor:
-    """The number of the step (B,) int64 that each t (B,) lies in."""
-    return (t.double()[:, None] <= grid[1:-1].double() * (1 + NEAR)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Scheduled:
         rows, steps = cond.shares.shape[:2]
         if steps != len(self.grid) - 1:
             raise ValueError(f"shares: a condition of {steps} steps on a grid of {len(self.grid) - 1}")
-        k = step_of(time(t).expand(rows), self.grid)
+        k = step_of(self.grid, time(t).expand(rows))
         return replace(cond, shares=cond.shares[torch.arange(rows), k][:, None])
 
 

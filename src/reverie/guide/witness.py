@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
-from reverie.guide.guidance import Asked, At, Guide, Guided, Term, more
+from reverie.guide.guidance import Asked, At, Guide, Guided, Term, more, shut
 from reverie.process.path import Path, like
 
 
@@ -53,7 +53,7 @@ def _by(name: str, witness: Any, scale: float, wanted: Any) -> Guide:
     if isinstance(witness, str):
         field = "reader" if name == "classifier" else "scorer"
         card = {"name": name, field: witness, "scale": scale, "wanted": wanted}
-        return Guide(_shut, witness, lambda found: _by(name, found, scale, wanted), Witness, card)
+        return Guide(shut, witness, lambda found: _by(name, found, scale, wanted), Witness, card)
     if not isinstance(witness, Witness):
         raise UserError(
             f"{name}: this is a {type(witness).__name__}, which judges no noised points; give one that does, or its file"
@@ -70,10 +70,6 @@ def _by(name: str, witness: Any, scale: float, wanted: Any) -> Guide:
         )
 
     return Guide(join)
-
-
-def _shut(made: Guided, asked: Asked) -> Guided:
-    raise ValueError("this guide names a file that is not opened")
 
 
 @dataclass(frozen=True)

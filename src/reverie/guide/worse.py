@@ -15,7 +15,7 @@ from torch import Tensor
 from reverie.card import remembers
 from reverie.denoiser import Cond, Model
 from reverie.errors import UserError
-from reverie.guide.guidance import Asked, At, Guide, Guided, Term, more, step_of
+from reverie.guide.guidance import Asked, At, Guide, Guided, Term, more, shut, step_of
 from reverie.guide.scheduled import heeding
 from reverie.nets.looking import Attend, Look, Site, looking
 from reverie.process.path import like
@@ -46,7 +46,7 @@ def autoguide(weak: Any, scale: float = 2.0) -> Guide:
     """weak + scale (c - weak), beside other guidance; 1 = none. weak: a model, a `Hearing`, or the name of a model's file."""
     if isinstance(weak, str):
         card = {"name": "autoguide", "weak": weak, "scale": scale}
-        return Guide(_shut, weak, lambda found: autoguide(found, scale), Hearing, card)
+        return Guide(shut, weak, lambda found: autoguide(found, scale), Hearing, card)
     if not callable(getattr(weak, "model", weak)):
         raise UserError(f"autoguide: weak is a {type(weak).__name__}; give a model, or the name of a model's file")
 
@@ -76,10 +76,6 @@ class _Apart:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         return self.model(x, t, self.told)
-
-
-def _shut(made: Guided, asked: Asked) -> Guided:
-    raise ValueError("this guide names a file that is not opened")
 
 
 @remembers
