@@ -1,6 +1,7 @@
 """Changing pictures: strengths, masks, canvases, inversion, variations; the commands; and everything that can be asked wrongly."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from reverie.cli.drawing import read
 from reverie.cli.edit import Edit as EditCommand
 from reverie.cli.inpaint import Inpaint
 from reverie.cli.upscale import Upscale
+from reverie.denoiser import Denoiser, log_snr
+from reverie.encode import Hidden, Instructed
 from reverie.errors import UserError
+from reverie.nets.unet import UNet
 from reverie.solve import Exponential
 from reverie.systems.toy.recipe import TOY
 from reverie.tasks import Edit, Invert, Vary, edit, generate, inpaint, metadata, outpaint, upscale
 from reverie.tasks.follow import Follow
 from reverie.tasks.generate import run as run_events
+from reverie.tasks.instruct import Instruct
 from reverie.tasks.settings import settle
 from reverie.tasks.source import fitted, picture, size_for
 from reverie.tasks.start import begun
@@ -310,3 +315,50 @@ def test_variations_and_what_is_followed_are_drawn_again_from_a_picture(capsys, 
         assert "does not take" not in said
         with Image.open(files[-1]) as one, Image.open(again) as two:
             assert (np.asarray(one) == np.asarray(two)).all(), more
+
+
+def seeing(channels, **encoders):
+    """The small system with a net that sees more than the picture it draws."""
+    torch.manual_seed(0)
+    made = replace(SYSTEM.denoiser.net.config, in_channels=3 + channels, out_channels=3)
+    net = UNet(made)
+    for part in net.parameters():
+        if not part.any():
+            torch.nn.init.normal_(part, std=0.1)
+    old = SYSTEM.denoiser
+    model = Denoiser(net, old.path, old.rule, log_snr(), sigma_data=0.5).eval().requires_grad_(False)
+    return replace(SYSTEM, denoiser=model, encoders={**SYSTEM.encoders, **encoders})
+
+
+def test_keeping_is_heard_at_guidance_1():
+    """Equation (1) of tasks/instruct.py at w_T = 1 is what a scale next to 1 gives."""
+    system = seeing(3, instruct=Instructed())
+    near, at, none = (
+        pixels(generate(system, "a man", tasks=[Instruct(photo(), keep)], guidance=w, negative="red", seed=1))
+        for keep, w in ((3.0, 1.0001), (3.0, 1.0), (1.0, 1.0))
+    )
+    assert abs(near - at).max() <= 1 < abs(at - none).max()
+
+
+def test_a_model_that_follows_instructions_is_asked_to(places, monkeypatch):
+    monkeypatch.chdir(places)
+    system = seeing(3, instruct=Instructed())
+    made = pixels(edit(system, photo(), "a man", keep=2.0, seed=1))
+    assert (made == pixels(generate(system, "a man", tasks=[Instruct(photo(), 2.0)], seed=1))).all()
+    command = EditCommand(image="photo.png", prompt=("a man",))
+    assert command.tasks(system)[0] == [Instruct("photo.png", 1.5)] and command.tasks(SYSTEM)[0] == [Edit("photo.png", 0.6)]
+    for more, unheard in (({"strength": 0.5}, "strength"), ({"mask": "mask.png"}, "mask"), ({"invert": "a man"}, "invert")):
+        with pytest.raises(UserError, match=f"follows an instruction, and hears no {unheard}: leave it out"):
+            replace(command, **more).tasks(system)
+    with pytest.raises(UserError, match="hears no strength"):
+        edit(system, photo(), "a man", 0.5)
+    with pytest.raises(UserError, match="follows no instructions, so that keep has no effect"):
+        replace(command, keep=2.0).tasks(SYSTEM)
+
+
+def test_a_net_that_fills_holes_draws_all_of_a_picture_anew_and_sees_grey_as_a_hole():
+    system = seeing(4, inpaint=Hidden())
+    near, far_off = (edit(system, photo(), "a man", s, seed=1)[0] for s in (0.05, 1.0))
+    assert far(near, photo()) < 0.5 * far(far_off, photo())
+    told = [begun(system, settle(system, "a man", {}), [Edit(photo(), 0.6, box(grey=grey))]).cond.concat for grey in (50, 255)]
+    assert torch.equal(*told) and told[0][:, :1].any()

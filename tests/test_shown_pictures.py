@@ -104,7 +104,6 @@ def test_what_they_cannot_do_is_said(inpainting, instructing):
     for system, task, said in (
         (inpaint, [], "makes none from words alone"),
         (inpaint, [Instruct(photo())], "follows no instructions"),
-        (inpaint, [Edit(photo(), 0.5)], "makes none from words alone"),
         (instruct, [Mend(photo())], "did not learn to mend"),
     ):
         with pytest.raises(UserError, match=said):

@@ -9,7 +9,7 @@ from reverie.cli.drawing import draw, read
 from reverie.errors import UserError
 from reverie.systems import System
 from reverie.tasks.edit import Edit as Task
-from reverie.tasks.instruct import Instruct
+from reverie.tasks.edit import asked
 from reverie.tasks.invert import Invert
 from reverie.tasks.source import size_for
 from reverie.tasks.start import Task as Anything
@@ -58,10 +58,14 @@ class Edit(Changing):
     def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
         task, (more, _) = self.task(), super().tasks(system)
         size = size_for(system, task.opened, vars(self))
-        if isinstance(task, Invert) and "instruct" not in system.encoders:
-            return [task, *more], size  # its noise is what the others begin from
-        keep = 1.5 if self.keep is None else self.keep
-        return [*more, Instruct(self.image, keep) if "instruct" in system.encoders else task], size
+        if not isinstance(task, Invert):
+            return [*more, asked(system, self.image, self.strength, self.mask or None, self.keep)], size
+        if "instruct" in system.encoders:
+            said = f"{system.name} follows an instruction, and hears no invert"
+            raise UserError(f"{said}: leave it out, or name another model")
+        if self.keep is not None:
+            raise UserError("--keep is of models that follow instructions: leave it out")
+        return [task, *more], size  # its noise is what the others begin from
 
 
 def main(arguments: Sequence[str]) -> None:

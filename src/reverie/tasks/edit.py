@@ -23,6 +23,7 @@ from reverie.process.path import like
 from reverie.solve import Resampled
 from reverie.systems.system import System
 from reverie.tasks.generate import generate
+from reverie.tasks.instruct import Instruct
 from reverie.tasks.settings import TUNED
 from reverie.tasks.source import card_of_picture, encoded, fitted, mask_for, picture, size_for
 from reverie.tasks.start import Start, gridded
@@ -74,7 +75,8 @@ class Edit:
     def __call__(self, start: Start) -> Start:
         image, system, size = self.opened, start.system, start.settings.size
         pixels = fitted(image, size, system.codec.channels)
-        mask = None if self.mask is None else mask_for(self.mask, image, size)
+        whole = torch.ones(1, 1, *size) if "inpaint" in system.encoders else None  # such a net is told what to fill: all of it
+        mask = whole if self.mask is None else mask_for(self.mask, image, size)
         most = 1.0 if mask is None else float(mask.max())
         start = replace(shortened(start, self.strength * most), source=encoded(system, pixels))
         if mask is None:
@@ -110,7 +112,7 @@ def changed(start: Start, pixels: Tensor, mask: Tensor, strength: float) -> Star
         concat: Any = encoder
         place = getattr(start.system.denoiser, "place", pixels.device)
         with torch.no_grad():
-            told = concat.picture(start.system.codec, pixels.to(place), mask.to(place)).float().cpu()
+            told = concat.picture(start.system.codec, pixels.to(place), (mask > 0).float().to(place)).float().cpu()
         start = from_prior(start, torch.full((1, 1, 1, 1), strength))
         return start.hear(lambda cond: replace(cond, concat=told.expand(len(start.said), *told.shape[1:])))
     free = F.adaptive_max_pool2d(mask, shape)
@@ -141,9 +143,27 @@ def resampled(start: Start, times: int) -> Start:
     return replace(start, solver=solver, grid=start.grid[keep])
 
 
-def edit(system: System, image: Any, prompt: Any = "", strength: float = 0.6, **settings: Any) -> list[Image.Image]:
-    """PIL images: the picture changed towards the prompt; see `Edit`, and `Settings` for the keywords."""
-    return _drawn(system, Edit(image, strength), prompt, settings)
+def edit(
+    system: System, image: Any, prompt: Any = "", strength: float | None = None, keep: float | None = None, **settings: Any
+) -> list[Image.Image]:
+    """PIL images: the picture changed towards the prompt, or as it says where the model follows instructions; see `asked`, and
+    `Settings` for the keywords.
+    """
+    return _drawn(system, asked(system, image, strength, keep=keep), prompt, settings)
+
+
+def asked(system: System, image: Any, strength: float | None, mask: Any = None, keep: float | None = None) -> Edit | Instruct:
+    """The task of changing a picture as this system can: `Instruct` (keep, 1.5) where it follows instructions, else `Edit`
+    (strength, 0.6, and mask). UserError of what is given and would not be heard.
+    """
+    if "instruct" not in system.encoders:
+        if keep is not None:
+            raise UserError(f"{system.name} follows no instructions, so that keep has no effect: leave it out, and give a strength")
+        return Edit(image, 0.6 if strength is None else strength, mask)
+    for name, given in (("strength", strength), ("mask", mask)):
+        if given is not None:
+            raise UserError(f"{system.name} follows an instruction, and hears no {name}: leave it out, or name another model")
+    return Instruct(image, 1.5 if keep is None else keep)
 
 
 def inpaint(
@@ -153,5 +173,5 @@ def inpaint(
     return _drawn(system, Edit(image, strength, mask, resample), prompt, settings)
 
 
-def _drawn(system: System, task: Edit, prompt: Any, settings: Mapping[str, Any]) -> list[Image.Image]:
+def _drawn(system: System, task: Edit | Instruct, prompt: Any, settings: Mapping[str, Any]) -> list[Image.Image]:
     return generate(system, prompt, tasks=[task], **{**settings, **size_for(system, task.opened, settings)})

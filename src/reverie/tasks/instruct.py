@@ -21,7 +21,7 @@ from reverie.errors import UserError, number
 from reverie.guide import Guide
 from reverie.guide.guidance import Asked, At, Guided, more
 from reverie.tasks.source import card_of_picture, fitted, picture
-from reverie.tasks.start import Start
+from reverie.tasks.start import Start, heard
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class Instruct:
             seen = shows.picture(system.codec, pixels.to(place)).float().cpu()
         told = seen.expand(len(start.said), -1, -1, -1)
         start = start.hear(lambda cond: replace(cond, concat=told))
-        if self.keep == 1 or start.negative is None:
+        if self.keep == 1:
             return start
+        if start.negative is None:  # at guidance 1 nothing else asks for u
+            away = heard(system, replace(start.settings, guidance=0.0), start.said, start.way)["negative"]
+            if away is None:
+                return start
+            start = replace(start, negative=replace(away, concat=told))
         return replace(start, guides=(*start.guides, Guide(lambda made, asked: _keeping(made, asked, self.keep))))
 
 

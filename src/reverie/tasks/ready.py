@@ -27,7 +27,7 @@ class Ready(System):
         """Every step as it is taken; `step.pictures()` are the predicted clean pictures."""
         return steps(self, prompt, **settings)
 
-    def edit(self, image: Any, prompt: Any = "", strength: float = 0.6, **settings: Any) -> list[Image.Image]:
+    def edit(self, image: Any, prompt: Any = "", strength: float | None = None, **settings: Any) -> list[Image.Image]:
         """The picture (a path, a PIL picture, an array) changed towards the prompt: see `reverie.tasks.edit`."""
         return edit(self, image, prompt, strength, **settings)
 
