@@ -20,7 +20,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, load, save
 from reverie.systems.recipe import Recipe
-from reverie.tasks import Edit, generate, metadata, restore, upscale
+from reverie.tasks import Edit, generate, metadata, outpaint, restore, upscale
 from reverie.tasks.cascade import Enlarge, cascade
 from reverie.tasks.generate import Picture
 from reverie.tasks.mend import Mend
@@ -181,6 +181,15 @@ def test_what_a_net_did_not_learn_is_said():
             generate(system, tasks=[] if task is None else [task])
     with pytest.raises(UserError, match="learnt to enlarge 2 times"):
         upscale(seeing(2), photo((8, 8)), factor=3)
+    for said, ask in {
+        "by-1 mends pictures by itself, and hears no noise": lambda: restore(seeing(1), photo(), noise=0.1),
+        "by-1 mends pictures by itself, and hears no method": lambda: restore(seeing(1), photo(), method="nonsense"),
+        "by-2 learnt to enlarge, and hears no strength": lambda: upscale(seeing(2), photo((8, 8)), strength=7),
+        "the size follows from factor: leave out height": lambda: upscale(seeing(2), photo((8, 8)), height=64),
+        "the size follows from the picture and its new edges: leave": lambda: outpaint(BASE, photo(), "a man", left=4, width=32),
+    }.items():
+        with pytest.raises(UserError, match=said):
+            ask()
 
 
 def enlarging(**how):

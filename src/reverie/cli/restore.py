@@ -21,10 +21,11 @@ class Restore(Changing):
     operator: str = ""
     """What was done to it: blur(sigma=1.5), downsample(factor=4), mask(), grey(), jpeg(quality=10) or identity(). A model that
     learnt to mend pictures needs none."""
-    noise: float = 0.0
-    """The deviation of the noise on it, in [-1, 1] units: 0.02 is two and a half levels of 255."""
-    method: str = "mmps()"
-    """How what was seen steers the model: mmps(), pigdm() or dps(); docs/restoring.md says what each costs."""
+    noise: float | None = None
+    """The deviation of the noise on it, in [-1, 1] units: 0.02 is two and a half levels of 255. None unless told otherwise."""
+    method: str = ""
+    """How what was seen steers the model: mmps(), pigdm() or dps(); mmps() unless told otherwise. docs/restoring.md says what each
+    costs."""
     mask: str = ""
     """A picture of the same size, for mask(): white is unknown, black is known."""
 
@@ -38,10 +39,10 @@ class Restore(Changing):
     def early(self) -> None:
         super().early()
         if self.operator or self.mask:  # else the model must know by itself
-            asked(self.image, self.operator, self.noise, self.method, self.mask or None).check()
+            asked(self.image, self.operator, self.noise, self.method or None, self.mask or None).check()
 
     def tasks(self, system: System) -> tuple[list[Anything], dict[str, Any]]:
-        how = (self.operator, self.noise, self.method, self.mask or None)
+        how = (self.operator, self.noise, self.method or None, self.mask or None)
         task, size = restored(system, self.image, *how, vars(self))
         return [*super().tasks(system)[0], task], size
 

@@ -20,8 +20,9 @@ class Upscale(Changing):
 
     factor: float = 2.0
     """How many times larger each side becomes, to the nearest size the model can draw."""
-    strength: float = 0.3
-    """How much of the enlarged picture is drawn anew, as of `reverie edit`."""
+    strength: float | None = None
+    """How much of the enlarged picture is drawn anew, as of `reverie edit`: 0.3 unless told otherwise. A model that learnt to
+    enlarge hears none."""
 
     def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
         task, size = enlarged(system, self.image, self.factor, self.strength)

@@ -11,7 +11,7 @@ from reverie.errors import UserError, number
 from reverie.systems.system import System
 from reverie.tasks.edit import Edit
 from reverie.tasks.generate import generate
-from reverie.tasks.source import picture
+from reverie.tasks.source import picture, unsized
 
 MOST = 8192
 """Pixels that can be added at an edge."""
@@ -54,6 +54,7 @@ def canvas(system: System, image: Any, margins: Margins) -> tuple[Image.Image, I
 
 def outpaint(system: System, image: Any, prompt: Any = "", resample: int = 0, **settings: Any) -> list[Image.Image]:
     """PIL images on a larger canvas: left, right, top, bottom in pixels, beside the keywords of `Settings`."""
+    unsized(settings, "the picture and its new edges")
     edges = {name: settings.pop(name) for name in Margins.__dataclass_fields__ if name in settings}
     large, mask, size = canvas(system, image, Margins(**edges))
     return generate(system, prompt, tasks=[Edit(large, 1.0, mask, resample)], **{**settings, **size})

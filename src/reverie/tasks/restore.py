@@ -149,13 +149,13 @@ def restore(
     prompt: Any = "",
     *,
     operator: str | Operator = "",
-    noise: float = 0.0,
-    method: str | Method = "mmps()",
+    noise: float | None = None,
+    method: str | Method | None = None,
     mask: Any = None,
     **settings: Any,
 ) -> list[Image.Image]:
     """PIL images that fit what was seen; see `Restore`, and `Settings` for the keywords. Without an operator a model that learnt to
-    mend pictures does that (`Mend`).
+    mend pictures does that (`Mend`), which hears of no noise and no method.
     """
     task, size = restored(system, image, operator, noise, method, mask, settings)
     return generate(system, prompt, tasks=[task], **{**size, **settings})
@@ -165,20 +165,24 @@ def restored(
     system: System,
     image: Any,
     operator: str | Operator,
-    noise: float,
-    method: str | Method,
+    noise: float | None,
+    method: str | Method | None,
     mask: Any,
     settings: Mapping[str, Any],
 ) -> tuple[Restore | Mend, dict[str, int]]:
     """The task of making a picture whole as this system can, and the size it is drawn at."""
     if not operator and isinstance(shows := system.encoders.get("damaged"), Damaged) and shows.factor == 1:
+        for name, given in (("noise", noise), ("method", method)):
+            if given is not None:
+                said = f"{system.name} mends pictures by itself, and hears no {name}"
+                raise UserError(f"{said}: leave it out, or say what was done to the picture with operator")
         mended = Mend(image, mask)
         return mended, size_for(system, mended.opened, settings)
     task = asked(image, operator, noise, method, mask)
     return task, task.size(system)
 
 
-def asked(image: Any, operator: str | Operator, noise: float, method: str | Method, mask: Any) -> Restore:
+def asked(image: Any, operator: str | Operator, noise: float | None, method: str | Method | None, mask: Any) -> Restore:
     """The task, where a mask alone says what was done. UserError where nothing does."""
     if not operator and mask is None:
         known = ", ".join(make.__name__ for make in OPERATORS)
@@ -186,4 +190,4 @@ def asked(image: Any, operator: str | Operator, noise: float, method: str | Meth
             f"say what was done to the picture, as operator blur(sigma=1.5). Known: {known}. Without it, name a model that learnt "
             "to mend pictures, as of `reverie train avatars-repair`"
         )
-    return Restore(image, operator or "mask()", noise, method, mask)
+    return Restore(image, operator or "mask()", 0.0 if noise is None else noise, "mmps()" if method is None else method, mask)

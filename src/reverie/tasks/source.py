@@ -56,6 +56,12 @@ def size_for(system: System, image: Image.Image, settings: Mapping[str, Any]) ->
     return {k: min(max(round(n * scale / step), 1) * step, most) for k, n in own.items()}
 
 
+def unsized(settings: Mapping[str, Any], source: str) -> None:
+    """UserError where a size is asked for that follows from something else."""
+    if any(settings.get(side) is not None for side in ("height", "width")):
+        raise UserError(f"the size follows from {source}: leave out height and width")
+
+
 def fitted(image: Image.Image, size: tuple[int, int], channels: int, resample: int = Image.Resampling.LANCZOS) -> Tensor:
     """(1, C, H, W) in [-1, 1]: scaled to cover (H, W), and its middle."""
     if channels not in (1, 3):
