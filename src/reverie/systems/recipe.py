@@ -199,8 +199,8 @@ class Recipe(Preset):
             encoder=next((encoders[kind] for kind in SAID if kind in encoders), None),
             view=self._seeing(encoders, codec, train.images),
             held_view=self._seeing(encoders, codec, held.images),
-            prompt=_prompt(train),
-            held_prompt=_prompt(held),
+            prompt=prompt_of(train),
+            held_prompt=prompt_of(held),
             **self.objective.laws(256 if self.shrink == 1 else 0),
         )
 
@@ -286,7 +286,7 @@ def vocabulary(pictures: Pictures, draws: int = 4) -> list[str]:
     return sorted({w for i in range(len(pictures)) for _ in range(draws) for w in split(pictures.caption(i, rng))})
 
 
-def _prompt(pictures: Pictures) -> Any:
+def prompt_of(pictures: Pictures) -> Any:
     if pictures.caption is not None:
         return pictures.caption
     if pictures.labels is not None:

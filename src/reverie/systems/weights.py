@@ -80,7 +80,7 @@ def denoiser_card(model: Denoiser) -> Card:
 
 def build_denoiser(card: Any, where: str) -> Denoiser:
     card = {"bound": None, **card} if isinstance(card, Mapping) else card  # which the first files do not speak of
-    _only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance", "bound"), where)
+    only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance", "bound"), where)
     with EMPTY:
         net = build_net(rebuild(card["net"], NETS, f"{where}.net"))
     return Denoiser(
@@ -94,7 +94,7 @@ def build_denoiser(card: Any, where: str) -> Denoiser:
     )
 
 
-def _only(card: Any, known: tuple[str, ...], where: str, needed: bool = True) -> None:
+def only(card: Any, known: tuple[str, ...], where: str, needed: bool = True) -> None:
     """UserError unless the card is a mapping with these fields; all of them, where they are needed."""
     if not isinstance(card, Mapping):
         raise UserError(f"{where} is {card!r}; it must be a mapping with {', '.join(known)}: the file is damaged, get it again")
@@ -182,8 +182,8 @@ def _of_format_1(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
 
 def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     whole = "denoiser" in card
-    _only(card, ("format", "codec", "encoders", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
-    _only(card["encoders"], (*SAID, *SHOWN), f"{path}: encoders", needed=False)
+    only(card, ("format", "codec", "encoders", "about", *(("denoiser", "defaults") if whole else ("reader",))), path)
+    only(card["encoders"], (*SAID, *SHOWN), f"{path}: encoders", needed=False)
     with EMPTY:
         made: dict[str, Any] = {
             "encoders": {kind: rebuild(said, ENCODERS, f"{path}: encoders.{kind}") for kind, said in card["encoders"].items()},
@@ -193,7 +193,7 @@ def _build(card: Mapping[str, Any], stamp: str, path: str) -> System | Part:
     about = {**_about(card["about"], f"{path}: about"), "hash": stamp}
     if not whole:
         return Part(**made, about=about)
-    _only(card["defaults"], tuple(f.name for f in fields(Sampling)), f"{path}: defaults", needed=False)
+    only(card["defaults"], tuple(f.name for f in fields(Sampling)), f"{path}: defaults", needed=False)
     return System(
         encoders=made["encoders"],
         codec=made["codec"],
@@ -217,12 +217,12 @@ def _fill_all(system: System | Part, tensors: Mapping[str, Tensor], path: str) -
     left = dict(tensors)
     for name, module in parts(system).items():
         own = {k[len(name) + 1 :]: left.pop(k) for k in tensors if k.startswith(name + ".")}
-        _fill(module, own, f"{path}: the weights of the {name}")
+        fill(module, own, f"{path}: the weights of the {name}")
     if left:
         raise UserError(f"{path}: '{min(left)}' belongs to no part of the model: the file is damaged, get it again")
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     """The weights go into a module built without any; it is then ready for use, and no longer for training."""
     wanted = module.state_dict()
     for k, v in weights.items():

@@ -20,9 +20,7 @@ from reverie.nets.control_transformer import ControlTransformer, ControlTransfor
 from reverie.nets.lora import merged_state
 from reverie.nets.t2i import T2IAdapter, T2IConfig
 from reverie.systems.system import System
-from reverie.systems.weights import CARD, FORMAT
-from reverie.systems.weights import _fill as fill
-from reverie.systems.weights import _only as only
+from reverie.systems.weights import CARD, FORMAT, fill, only
 
 LOG = logging.getLogger("reverie")
 NETS: dict[type, type[nn.Module]] = {

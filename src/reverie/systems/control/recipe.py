@@ -29,7 +29,7 @@ from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.lora import adapt, changes
 from reverie.nets.unet import UNet
 from reverie.systems.control.kept import kinds, load_control
-from reverie.systems.recipe import Preset, _prompt, channels_last, encode
+from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import place
 from reverie.systems.system import System
 from reverie.systems.weights import load
@@ -102,8 +102,8 @@ class ControlRecipe(Preset):
             learnt=control,
             parts=learnt,
             encoder=base.prompt_encoder,
-            prompt=_prompt(train),
-            held_prompt=_prompt(held),
+            prompt=prompt_of(train),
+            held_prompt=prompt_of(held),
             view=self._hints(train.images),
             held_view=self._hints(held.images),
             times=rebuild(parse(self.times), TIMES, "times"),
@@ -147,7 +147,10 @@ class ControlRecipe(Preset):
         return control_transformer_of(net, self.blocks, factor=factor, hint_channels=channels)
 
     def _begun(self, base: System) -> nn.Module:
-        """The control in `begin`, with an encoder of its own where it hears other hints; that is silent at first."""
+        """The control in `begin`; where it hears another number of kinds, or several others, with a new encoder, silent at first.
+
+        One kind in place of another goes on with the encoder there is: what follows a sketch begins from what follows edges.
+        """
         file = Path(self.begin).expanduser()
         file = file / "model.safetensors" if os.path.isdir(file) else file
         if not os.path.isfile(file):
