@@ -8,7 +8,6 @@ keys and values of its own for these tokens, and a weight w,
     y = Attention(q, k, v) + w Attention(q, W_k c, W_v c).                                                          (1)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,8 +114,3 @@ class ImagePromptNet(nn.Module):
         """q (B, heads, L, E), tokens (B, M, width) -> (B, heads, L, E)."""
         k, v = (layer(tokens).unflatten(-1, (q.shape[1], -1)).transpose(1, 2) for layer in (self.k[site], self.v[site]))
         return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype))
-
-
-def cross_sites(widths: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
-    """The width of each cross-attention, `counts` of them at each of `widths`."""
-    return tuple(width for width, count in zip(widths, counts, strict=True) for _ in range(count))
