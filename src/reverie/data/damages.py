@@ -17,6 +17,8 @@ from torch import Tensor
 from reverie.card import parse, rebuild, remembers
 from reverie.errors import UserError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Brightness of red, green and blue, by ITU-R BT.601, as JPEG and Pillow have it."""
 Damage = Callable[[Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
@@ -27,8 +29,8 @@ def grey() -> Damage:
 
 
 def to_grey(x: Tensor) -> Tensor:
-    """Rec. 601 luma, in every channel."""
-    weights = x.new_tensor([0.299, 0.587, 0.114])[:, None, None] if x.shape[1] == 3 else x.new_ones(1, 1, 1) / x.shape[1]
+    """Brightness, in every channel."""
+    weights = x.new_tensor(LUMA)[:, None, None] if x.shape[1] == 3 else x.new_ones(1, 1, 1) / x.shape[1]
     return (x * weights).sum(1, keepdim=True).expand_as(x)
 
 

@@ -17,8 +17,9 @@ from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
 from reverie.card import remembers
+from reverie.data.damages import LUMA
 from reverie.errors import UserError
-from reverie.guide.operators import LUMA, Operator
+from reverie.guide.operators import Operator
 
 YCBCR = (LUMA, (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 """RGB to brightness and colours."""

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.card import Card, remembers
+from reverie.data.damages import LUMA
 from reverie.errors import UserError
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, as JPEG and Pillow have it."""
 LEVEL = 2 / 255
 """One level of eight bits."""
 ROUNDS, HALVINGS = 50, 40
