@@ -80,8 +80,8 @@ class ImagePrompted(Adapted):
         with looking(*looks) as eyes:
             if looks and eyes.skips:
                 raise UserError(
-                    "beside an image prompt no layers can be left out, for it knows the attentions by their numbers: leave out slg, "
-                    "or the picture"
+                    "beside an image prompt no layers can be left out, for it knows the attentions by their numbers: leave out "
+                    "slg, or the picture"
                 )
             return self.model.raw(x, t, replace(cond, images=None))
 
