@@ -165,6 +165,11 @@ def test_what_sees_pictures_is_a_file_like_any_other(tmp_path, capsys):
     assert code == 0
     with Image.open(out.strip()) as image:
         assert image.size == (32, 32)
+        first = np.asarray(image)
+    code, again, err = command(capsys, "generate", "--from", out.strip(), "--out", tmp_path / "again")
+    assert code == 0 and "does not take" not in err
+    with Image.open(again.strip()) as image:
+        assert (np.asarray(image) == first).all(), "--from takes the models that enlarged it"
     code, out, err = command(capsys, "generate", *asked, tmp_path / "base.safetensors")
     assert code == 2 and "did not learn to enlarge pictures" in err
 

@@ -133,7 +133,9 @@ class Drawing:
 
     def retold(self: G, made: metadata.Made) -> G:
         """With what a picture tells that is not among the settings."""
-        if left := [str(task.get("name")) for task in made.tasks if not (self.answers(task) or task.get("name") in RETOLD)]:
+        larger = [task for task in made.tasks if task.get("name") == "enlarge" and isinstance(task.get("model"), Mapping)]
+        taken = [task for task in made.tasks if task.get("name") in RETOLD or task in larger or self.answers(task)]
+        if left := [str(task.get("name")) for task in made.tasks if task not in taken]:
             print(f"reverie: {self.from_} was made by {' and '.join(left)}, which --from does not take", file=sys.stderr)
         known = {str(task.get("name")): task for task in made.tasks}
         more: dict[str, Any] = {}
@@ -142,6 +144,8 @@ class Drawing:
         if not (self.follow or self.stress) and (task := known.get("follow")):
             weights = [f"{word}={weight}" for word, weight in dict(task.get("stress") or {}).items()]
             more |= {"follow": str(task.get("said") or ""), "stress": tuple(weights)}
+        if not self.then:
+            more |= {"then": tuple(str(task["model"].get("given")) for task in larger)}
         return replace(self.saying(made.settings.prompt), **more)
 
     def answers(self, task: Mapping[str, Any]) -> bool:
