@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from small import small_system
 from test_generate import command, pixels
 
-from reverie.cli.drawing import read
+from reverie.cli.drawing import read, unheeded
 from reverie.cli.edit import Edit as EditCommand
 from reverie.cli.inpaint import Inpaint
 from reverie.cli.upscale import Upscale
@@ -338,6 +338,7 @@ def test_keeping_is_heard_at_guidance_1():
         for keep, w in ((3.0, 1.0001), (3.0, 1.0), (1.0, 1.0))
     )
     assert abs(near - at).max() <= 1 < abs(at - none).max()
+    assert not unheeded(system, "red", 1.0) and unheeded(SYSTEM, "red", 1.0)
 
 
 def test_a_model_that_follows_instructions_is_asked_to(places, monkeypatch):

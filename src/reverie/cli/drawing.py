@@ -289,6 +289,7 @@ def unheeded(system: System, negative: Any, guidance: float | None) -> list[str]
             return [
                 f"{system.name} was made to be drawn with guidance 1: guidance {scale:g} takes twice the time, and is seldom better"
             ]
-        return [f"guidance is 1, so the negative prompt has no effect on {system.name}"] if negative != "" and scale == 1 else []
+        alone = scale == 1 and "instruct" not in system.encoders  # which keeps the picture by it at any guidance
+        return [f"guidance is 1, so the negative prompt has no effect on {system.name}"] if negative != "" and alone else []
     said = [("the negative prompt", negative != ""), (f"guidance {guidance}", guidance not in (None, 1))]
     return [f"{system.name} is unconditional, so {what} has no effect" for what, given in said if given]
