@@ -81,7 +81,7 @@ def test_every_recipe_trains(name, places, tmp_path):
         assert again.net.config == session.system.control.config
         assert (
             len(
-                generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64)),), recipe.hints[:1])], steps=1)
+                generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64), "red"),), recipe.hints[:1])], steps=1)
             )
             == 1
         )
