@@ -79,12 +79,8 @@ def test_every_recipe_trains(name, places, tmp_path):
     if isinstance(session.system, Trained):
         again = open_control(tmp_path, session.system.base)
         assert again.net.config == session.system.control.config
-        assert (
-            len(
-                generate(session.system.base, "", tasks=[Steer((again,), (Image.new("RGB", (64, 64), "red"),), recipe.hints[:1])], steps=1)
-            )
-            == 1
-        )
+        told = Steer((again,), (Image.new("RGB", (64, 64), "red"),), recipe.hints[:1])
+        assert len(generate(session.system.base, "", tasks=[told], steps=1)) == 1
         return
     again = load_any(tmp_path / "model.safetensors")
     assert type(again) is type(session.system)

@@ -141,7 +141,9 @@ def test_a_refiner_draws_both_of_a_pair():
     assert drawn("follow", system=replace(SYSTEM, refiner=SYSTEM)).shape == drawn("follow").shape
 
 
-@pytest.mark.parametrize("task", [Follow("a man with a blorb"), Invert(photo(), "a blorb", 0.5), Regions((Region(box(), "a blorb"),))])
+@pytest.mark.parametrize(
+    "task", [Follow("a man with a blorb"), Invert(photo(), "a blorb", 0.5), Regions((Region(box(), "a blorb"),))]
+)
 def test_words_of_tasks_that_are_not_known_are_named(task):
     with pytest.warns(UserWarning, match="blorb"):
         generate(SYSTEM, "a man", tasks=[task], steps=4)
