@@ -38,7 +38,6 @@ from reverie.systems.recipes import RECIPES
 from reverie.systems.shipped import open_reader
 from reverie.systems.weights import load
 from reverie.tasks.cascade import Enlarge, cascade
-from reverie.tasks.evaluate import array
 from reverie.tasks.generate import Picture, Preview, run, to_images
 from reverie.tasks.settings import settle
 from reverie.tasks.train import Session
@@ -95,6 +94,11 @@ def train(name, bench):
 def finished(events: Iterable[Preview | list[Picture]]) -> list[Picture]:
     """What is drawn in the end."""
     return [picture for event in events if isinstance(event, list) for picture in event]
+
+
+def array(images):
+    """uint8 (N, C, H, W)."""
+    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
 
 
 def spoilt(drawn):

@@ -106,7 +106,7 @@ class Pair:
         return (x.flatten(1) @ gain.T).reshape(x.shape)
 
 
-def error(times, steps=20, count=4000):
+def error(times, steps=20, count=1000):
     """How far the second number's mean is from 0.9 times the first, which is 1.5 and known."""
     path, grid = Pair.path, grids.uniform()(Pair.path, steps)
     rng = Rng.of(0, count, dtype=torch.float64)

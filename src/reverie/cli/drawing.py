@@ -106,7 +106,7 @@ class Drawing:
     batch: int = 16
     """Pictures that are drawn at once; fewer take less memory."""
     vary: float = 0.0
-    """How much of the noise is that of --vary-seed and those after it: variations of one picture."""
+    """How much of the noise is that of --vary-seed and those after it: variations of one picture. A seed alone takes 0.2."""
     vary_seed: int | None = None
     """See --vary."""
     follow: str = ""
@@ -159,6 +159,8 @@ class Drawing:
         for text in self.region:
             parted(text)
         stressed(self.stress)
+        if self.regions_by != "estimates" and not self.region:
+            raise UserError("--regions-by says how regions are told apart, and none is given: give them by --region")
 
     def tasks(self, system: System) -> tuple[list[Task], dict[str, Any]]:
         """What is done besides drawing from words, and the size that this asks for."""

@@ -131,7 +131,7 @@ class Steer:
     def notes(self) -> list[str]:
         """What a picture does not say."""
         pairs = zip(self.controls, self.images, strict=True)
-        black = [c.name for c, image in pairs if not any(np.asarray(shown).any() for shown in _pictures(image))]
+        black = [c.name for c, image in pairs if (every := _pictures(image)) and not any(np.asarray(one).any() for one in every)]
         return [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
 
     def __call__(self, start: Start) -> Start:

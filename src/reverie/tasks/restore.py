@@ -104,8 +104,9 @@ class Restore:
         try:
             system.check_size(height, width)
         except UserError as error:
-            seen = f"what was seen as {self.opened.width}x{self.opened.height} is restored as {width}x{height}, and is not scaled, "
-            raise UserError(f"{seen}since what was done to it is known for this size alone; {error}: crop the picture") from None
+            wrong = str(error).split(": try ")[0]
+            seen = f"what was seen as {self.opened.width}x{self.opened.height} is restored as {width}x{height}, and not scaled"
+            raise UserError(f"{seen}: {wrong}: crop the picture to fit") from None
         return {"height": height, "width": width}
 
     def __call__(self, start: Start) -> Start:

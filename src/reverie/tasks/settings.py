@@ -144,6 +144,8 @@ def wanted(prompt: Any, settings: Mapping[str, Any]) -> Settings:
     for name in settings:
         if name not in known or name == "prompt":
             raise UserError(f"generate has no setting '{name}'.{nearest(name, [k for k in known if k != 'prompt'])}")
+    if isinstance(one := settings.get("guide"), str):
+        settings = {**settings, "guide": (one,)}
     prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
     made = Settings(prompt=prompts, **settings)
     made.check()

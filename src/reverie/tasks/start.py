@@ -160,8 +160,19 @@ def begun(
     start = reduce(lambda start, task: task(start), sorted(tasks, key=lambda task: getattr(task, "turn", REST)), start)
     if (more := system.beside) and (start.cond is None or start.cond.concat is None):
         has = system.codec.shape(*settings.size)[0]
-        raise UserError(f"{system.name} changes pictures ({has + more} channels for {has}), and makes none from words alone")
+        wrong = f"{system.name} changes pictures ({has + more} channels for {has}), and makes none from words alone"
+        raise UserError(f"{wrong}: {_use(system)}")
     return start
+
+
+def _use(system: System) -> str:
+    """What a model that is shown a picture is for."""
+    if "inpaint" in system.encoders:
+        return "give it a picture and a mask, by `reverie inpaint`"
+    if "instruct" in system.encoders:
+        return "give it a picture and an instruction, by `reverie edit`"
+    larger = getattr(system.encoders.get("damaged"), "factor", 1) > 1
+    return "it learnt to enlarge, by `reverie upscale` or --then" if larger else "it learnt to mend, by `reverie restore`"
 
 
 def heard(system: System, settings: Settings, said: Sequence[Any], grid: Tensor) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     _placed(net, base)
     unshifted = isinstance(net, ControlTransformer) and net.latent and net.config.unpooled
     codec: Any = base.codec if net.latent else None
-    return Control(**{"name": place.stem, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds)
+    name = place.parent.name if place.name == "model.safetensors" else place.stem
+    return Control(**{"name": name, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds)
 
 
 def _of_folder(folder: Path, base: System, opening: Opening) -> Any:
@@ -208,9 +209,11 @@ def open_image_prompt(
     encoder: a folder of transformers' layout; where none is named, `image_encoder` beside the file. when: weight, start and stop,
     as of `ImagePrompt`. UserError as of `open_control`.
     """
-    file = Single(Path(path).expanduser(), opening)
+    place, where = Path(path).expanduser(), str(path)
+    if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):
+        raise UserError(f"{where} is the run of a control, which is no IP-Adapter: open it as control(net=...)")
+    file = Single(place, opening)
     opening.check()
-    where = str(path)
     if image_prompt.MARK not in file.tensors:
         raise UserError(f"{where} is no IP-Adapter: it has no {image_prompt.MARK}")
     net = _needed(base, UNet, where)
