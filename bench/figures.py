@@ -12,13 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 import reverie
-from reverie.card import parse, rebuild
 from reverie.data.avatars import avatars
-from reverie.data.hints import HINTS
 from reverie.data.sheet import sheet
-from reverie.systems.control import open_control
 from reverie.tasks import Edit, Invert, Vary
-from reverie.tasks.control import Steer
 from reverie.tasks.follow import Follow
 from reverie.tasks.regions import Region, Regions
 
@@ -160,20 +156,6 @@ def follow(system):
     return sheet(rows, 4, scale=2, below=labels, title="--follow: attention as of the first picture, the same seed")
 
 
-def control(system):
-    """Hints of real pictures, and other words."""
-    held, steer = avatars().split(256)[1], open_control("avatars-uni", system)
-    words = "a smiling woman, purple t-shirt, avataaars style", "an angry man with a beard, green hoodie, micah style", ""
-    rows, labels = [], []
-    for k, kind in enumerate(steer.kinds):
-        image = Image.fromarray(np.ascontiguousarray(held.images[k].transpose(1, 2, 0)))
-        hint = rebuild(parse(kind), HINTS, "hint")(np.asarray(image))
-        made = [system.generate(text, tasks=[Steer((steer,), (image,), (kind,))], seed=7)[0] for text in words]
-        rows += [image, Image.fromarray(hint), *made]
-        labels += ["a held-out picture", kind, *("smiling woman, purple t-shirt", "angry man, beard, green hoodie", "no words")]
-    return sheet(rows, 5, scale=2, below=labels, title="--control \"control(net='avatars-uni', ...)\", seed 7")
-
-
 def restore(system):
     """What is left of real pictures, and what is found that fits it."""
     held, rng = avatars().split(256)[1], np.random.default_rng(0)
@@ -205,7 +187,7 @@ def squeezed(image, quality):
     return Image.open(file)
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, control, restore)
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, restore)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
