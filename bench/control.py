@@ -8,15 +8,16 @@ dpmpp-2m and the guidance. Errors against the hint, less is better: edges, 1 - F
 matched within a pixel; regions, the mean distance in [0, 1] of a patch's mean colour from the given; palette, the sliced
 Wasserstein distance of the picture's colours to those of the one that the palette was taken from; low, the root of the mean square
 of squares. reward: what ControlNet++ learns from (`train/rewarding.py`), of the drawn pictures. kid x 1000 in EfficientNet-Lite0,
-to those that give no hint. A control of several kinds is shown one of them alone, each in its turn. Without --prompts no words are
-said, so that only the hint says anything. Rows `codec` are the real pictures as the model's codec draws them, which bounds what a
-control can reach. Rows of the same setting are replaced.
+to those that give no hint. --guided: only the asked half of guidance hears the control, which guidance so strengthens. A control
+of several kinds is shown one of them alone, each in its turn. Without --prompts no words are said, so that only the hint says
+anything. Rows `codec` are the real pictures as the model's codec draws them, which bounds what a control can reach. Rows of the
+same setting are replaced.
 """
 
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from reverie.systems.weights import CARD
 from reverie.train.jobs import to_pictures, to_signal
 from reverie.train.rewarding import colours, patches, soft_edges, squares
 
-FIELDS = ("control", "hint", "prompts", "guidance", "n", "steps", "error", "reward", "kid", "identity")
+FIELDS = ("control", "hint", "prompts", "guided", "weight", "guidance", "n", "steps", "error", "reward", "kid", "identity")
 
 
 @dataclass
@@ -56,6 +57,9 @@ class Bench:
     steps: int = 10
     guidance: float = 3.0
     prompts: bool = True
+    guided: bool = False
+    """Whether the asked half of guidance alone hears it."""
+    weight: float = 1.0
     batch: int = 40
     out: Path = Path("bench/results/control.csv")
 
@@ -108,6 +112,8 @@ def drawn(bench, model, system, said, hints):
         some = said[first : first + bench.batch]
         shown = {} if hints is None else {"hints": (hints[first : first + bench.batch],)}
         cond, empty = (Cond(**{**vars(encoder.prompts(texts)), **shown}) for texts in (some, [""] * len(some)))
+        if shown and bench.guided:
+            cond, empty = (replace(c, heeded=torch.full((len(some), 1), on)) for c, on in ((cond, True), (empty, False)))
         rng = Rng.of(first, len(some))
         x = path.prior((len(some), *system.codec.shape(*system.defaults.size)), grid[0], rng=rng, spread=1.0)
         z = sample(cfg(model, bench.guidance, empty), x, grid, named("dpmpp-2m")[0], cond=cond, rng=rng)
@@ -132,7 +138,7 @@ def main(bench):
     beside = {"none": plain, "codec": to_pictures(system.codec.decode(system.codec.encode(to_signal(real)))), "real": real}
     kids = {name: 1000 * kid(far, see(pictures))[0] for name, pictures in beside.items()}
     for place, kind in [(file, kind) for file in bench.controls for kind in bench.hints or own(file)]:
-        control, name = open_control(place, system), parse(kind)["name"]
+        control, name = open_control(place, system, weight=bench.weight), parse(kind)["name"]
         lines = known.setdefault(kind, np.stack([rebuild(parse(kind), HINTS, "hint")(p) for p in upright(real)]))
         hints = to_signal(lines.transpose(0, 3, 1, 2))
         seen = together({kind: hints}, control.kinds) if control.kinds else hints
@@ -148,7 +154,8 @@ def main(bench):
         for who, pictures in (*beside.items(), (whose, made)):
             asked = upright(real) if name == "palette" else lines
             each = [ERRORS[name](p, one) for p, one in zip(upright(pictures), asked, strict=True)]
-            row = {"control": who, "hint": kind, "prompts": bench.prompts, "guidance": bench.guidance, "n": count}
+            row = {"control": who, "hint": kind, "prompts": bench.prompts, "n": count}
+            row |= {"guided": bench.guided, "weight": bench.weight, "guidance": bench.guidance}
             row |= {"steps": bench.steps, "error": f"{np.mean(each):.4g}"}
             row |= {"reward": f"{float(REWARD[name](to_signal(pictures), hints).mean()):.4g}"}
             row |= {"kid": f"{kids.get(who) or 1000 * kid(far, see(pictures))[0]:.4g}"}
@@ -165,7 +172,7 @@ def own(place):
 
 def write(out, rows):
     """The rows beside those of other settings."""
-    key = ("control", "hint", "prompts", "guidance", "n", "steps")
+    key = FIELDS[: FIELDS.index("error")]
     old = list(csv.DictReader(out.open())) if out.exists() else []
     new = {tuple(str(row[k]) for k in key) for row in rows}
     with out.open("w", newline="") as file:

@@ -23,6 +23,7 @@ from reverie.systems.control import open_control, save_control
 from reverie.systems.recipes import RECIPES
 from reverie.tasks import generate
 from reverie.tasks.control import Steer, wished
+from reverie.tasks.settings import settle
 from reverie.tasks.train import Session
 from reverie.train import Run, Training, fit
 from reverie.train.jobs import to_signal
@@ -261,7 +262,8 @@ def test_a_control_of_several_kinds_from_its_file(tmp_path):
     both = drawn(photo, ["edges()", "palette()"])
     assert (one != both).any() and (both == drawn(photo, ("palette()", edges()))).all()
     wish = wished(f"control(net='{tmp_path}/uni.safetensors', image={_saved(hint, tmp_path)}, weight=0.5)").opened(SYSTEM)
-    assert wish.controls[0].kinds == KINDS and wish.card["controls"][0]["image"].keys() == {"edges()"} and not wish.notes()
+    assert wish.controls[0].kinds == KINDS and wish.card["controls"][0]["image"].keys() == {"edges()"}
+    assert not wish.notes(settle(SYSTEM, ["a man"], {}))
     for image, take, said in (
         (photo, "", "say by take which"),
         (photo, "shading()", "was not trained on shading"),

@@ -76,7 +76,8 @@ def test_prompts_of_any_length_share_a_call():
 
 def test_guidance_0_leaves_the_prompt_out():
     without = pixels(generate(SYSTEM, "", seed=2, guidance=1))
-    assert (pixels(generate(SYSTEM, "a bald man", seed=2, guidance=0)) == without).all()
+    alike = abs(pixels(generate(SYSTEM, "a bald man", seed=2, guidance=0)) - without)
+    assert alike.max() <= 1  # a batch of two, whose last bits may differ from those of one
     assert abs(pixels(generate(SYSTEM, "a bald man", seed=2, guidance=1)) - without).max() > 1
 
 

@@ -57,6 +57,14 @@ def test_guidance_of_a_model_of_few_steps_is_said():
     assert "so the negative prompt has no effect" in unheeded(few, "rain", None)[0] and unheeded(SYSTEM, "rain", None) == []
 
 
+def test_guides_that_change_guidance_alone_are_said_where_there_is_none():
+    system = small_system()
+    calls = ("apg()", "interval()", "cfg_zero()", "pag()", "threshold()", "autoguide(weak='fashion')")
+    said = notes(system, settle(system, ["a man"], {"guidance": 1.0, "guide": calls}))
+    assert said == [f"guidance is 1, so {name} has no effect" for name in ("apg", "interval")]  # cfg_zero stands still at first
+    assert notes(system, settle(system, ["a man"], {"guidance": 1.5, "guide": calls})) == []
+
+
 def test_a_picture_beyond_the_positions_of_a_net_is_refused(tmp_path):
     torch.manual_seed(0)
     PIPELINES["sd3"]().save_pretrained(tmp_path)

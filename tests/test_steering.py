@@ -1,5 +1,7 @@
 """Controls and image prompts as tasks: on any task, from Python and from the command line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from small import small_system
 from test_generate import command, pixels
 
-from reverie.adapt import Control
+from reverie.adapt import Control, Controlled
 from reverie.data.hints import edges
 from reverie.errors import UserError
 from reverie.nets.control import control_of
@@ -15,6 +17,8 @@ from reverie.systems import save
 from reverie.systems.control import save_control
 from reverie.tasks import Edit, generate
 from reverie.tasks.control import Steer, wished
+from reverie.tasks.settings import settle
+from reverie.tasks.start import begun
 
 SYSTEM = small_system()
 
@@ -76,6 +80,22 @@ def test_several_controls_are_added_up_and_one_task_is_as_good_as_two():
         assert abs(alone - together).max() > 2
     sizes = drawn(Steer((one, one), (photo(), photo((48, 48)))))
     assert sizes.shape == together.shape, "pictures of several sizes are all fitted"
+
+
+def test_guidance_speaks_for_a_control_that_its_negative_half_does_not_hear():
+    asked, plain = Control(net=net(), guided=True), Control(net=net(seed=1))
+    task = Steer((asked, plain), (photo(), photo(seed=3)))
+    begin = begun(SYSTEM, settle(SYSTEM, ["a man"], {"steps": 3, "guidance": 2.0}), [task])
+    x, t = begin.x, begin.grid[:1]
+    others = Controlled(SYSTEM.denoiser, [plain])
+    unasked = others(x, t, replace(begin.negative, hints=begin.negative.hints[1:], heeded=None))
+    whole = Controlled(SYSTEM.denoiser, [asked, plain])(x, t, replace(begin.cond, heeded=None))
+    torch.testing.assert_close(begin.model(x, t, begin.told), unasked + 2 * (whole - unasked), atol=1e-5, rtol=1e-4)
+    alone = drawn(steer(asked), guidance=3.0)
+    assert (alone != drawn(steer(Control(net=net())), guidance=3.0)).any()
+    with pytest.warns(UserWarning, match="guidance is 1, so that control, which is guided, is as it is without"):
+        lone = drawn(steer(asked), guidance=1.0)
+    assert (lone == drawn(steer(Control(net=net())), guidance=1.0)).all()
 
 
 def test_controls_go_with_every_other_task():

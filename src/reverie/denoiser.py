@@ -31,8 +31,9 @@ class Cond:
     concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip, or to the patches, one per
     block; inner: those that join the way down of a U-Net itself, of which an empty one is nothing. guidance (B,): the scale that a
     net distilled from guided ones is told. What a net does not take, and an adapter around it hears: hints (B, C, H, W), one
-    picture per control; images (B, M, D), the tokens of image prompts; regions (B, R, H, W) in [0, 1], and owners (B, L) int64, the
-    region from 1 on that each token belongs to, 0 = all places; echo (B, L) int64 and stress (B, L), of `guide/following.py`.
+    picture per control; heeded (B, K) bool, which of the K controls are heard, None = all; images (B, M, D), the tokens of image
+    prompts; regions (B, R, H, W) in [0, 1], and owners (B, L) int64, the region from 1 on that each token belongs to, 0 = all
+    places; echo (B, L) int64 and stress (B, L), of `guide/following.py`.
 
     parts: conditions in place of this one's vector, tokens and mask, whose shares (B, K, V) of the estimate are those of each of K
     steps (1 = always), times those of each place where `places` (B, V, H, W) is filled; the other rooms are common to all.
@@ -46,6 +47,7 @@ class Cond:
     inner: tuple[Tensor, ...] | None = None
     guidance: Tensor | None = None
     hints: tuple[Tensor, ...] | None = None
+    heeded: Tensor | None = None
     images: Tensor | None = None
     regions: Tensor | None = None
     owners: Tensor | None = None
@@ -177,7 +179,7 @@ def c_noise() -> Clock:
 CLOCKS = (log_snr, timestep, c_noise)
 INPUTS = ("vector", "tokens", "mask", "residuals", "inner", "guidance")
 """What of a condition is handed to the net by name; `concat` goes in beside x."""
-ADAPTED = ("hints", "images", "regions", "owners", "echo", "stress", "parts", "shares", "places")
+ADAPTED = ("hints", "heeded", "images", "regions", "owners", "echo", "stress", "parts", "shares", "places")
 """What adapters hear; one around the net must have taken it out."""
 
 

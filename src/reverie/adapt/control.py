@@ -34,6 +34,7 @@ class Control(When):
     net: a `ControlNet`, a `ControlTransformer` or a `T2IAdapter`. mask (H, W): where it acts, 1 = fully and 0 = not, in every
     sample; it is of any size, and is averaged to the places of each residual. codec: that of the pictures, for nets that hear them
     encoded; unshifted: as such, without the shift of the latents. kinds: of hints, where it hears several (`data/kinds.py`).
+    guided: tasks let the asked half of guidance alone hear it, so that guidance strengthens what it says.
     """
 
     net: Any
@@ -42,6 +43,7 @@ class Control(When):
     unshifted: bool = False
     name: str = "control"
     kinds: tuple[str, ...] = ()
+    guided: bool = False
     memory: list[tuple[Any, Tensor, tuple[Tensor, ...]]] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class Control(When):
 
 class Controlled(Adapted):
     """The model with controls; `Cond.hints` has a picture (B, C, H, W) in [-1, 1] for each, in their order, and in both halves of
-    guidance. They have the size of the picture that is asked for.
+    guidance; `Cond.heeded` says which of them are heard. They have the size of the picture that is asked for.
 
     Where no control acts the model itself is asked, bit for bit. Gradients reach what is not frozen, of the model and the controls.
     """
@@ -114,10 +116,14 @@ class Controlled(Adapted):
         hints = () if cond is None or cond.hints is None else cond.hints
         if len(hints) != len(self.controls):
             raise UserError(f"{len(self.controls)} controls hear {len(hints)} pictures: give one for each")
-        cond = replace(cond or Cond(), hints=None)
-        for control, hint in zip(self.controls, hints, strict=True):
+        heeded = None if cond is None or cond.heeded is None else cond.heeded.cpu().T
+        cond = replace(cond or Cond(), hints=None, heeded=None)
+        acting = []
+        for k, (control, hint) in enumerate(zip(self.controls, hints, strict=True)):
             control.check(hint, x)
-        acting = [(c, hint, on) for c, hint in zip(self.controls, hints, strict=True) if bool((on := c.acts(t)).any())]
+            on = control.acts(t) if heeded is None else control.acts(t) & heeded[k]
+            if bool(on.any()):
+                acting.append((control, hint, on))
         if acting:
             bare = replace(cond, residuals=None, inner=None, images=None)
             told = self.told(x, t, bare)

@@ -9,6 +9,7 @@ from reverie.guide.guidance import Guide as Guide
 from reverie.guide.guidance import Guided as Guided
 from reverie.guide.guidance import cfg as cfg
 from reverie.guide.guidance import guided as guided
+from reverie.guide.guidance import idle as idle
 from reverie.guide.weights import apg as apg
 from reverie.guide.weights import cfg_plus as cfg_plus
 from reverie.guide.weights import cfg_zero as cfg_zero

@@ -228,6 +228,14 @@ def guided(asked: Asked, guides: Sequence[Guide] = ()) -> Model:
     return made if guides or made.scale != 1 else asked.plain
 
 
+def idle(guide: Guide, asked: Asked) -> bool:
+    """Whether it changes only how far guidance goes, so that at scale 1 it does nothing."""
+    if guide.lacks:
+        return False
+    made = guide.join(Guided(asked.plain), asked)
+    return made.scale == 1 and not (made.weigh or made.terms or made.finish or made.still)
+
+
 def step_of(grid: Tensor, t: Tensor) -> Tensor:
     """k (B,) of the step that t (B,) belongs to: grid_k >= t > grid_(k + 1), whatever the last bits of t; grid as of `Asked`."""
     knots = time(grid) if grid.ndim > 1 else time(grid)[:, None]

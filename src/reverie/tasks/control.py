@@ -26,6 +26,7 @@ from reverie.errors import UserError
 from reverie.systems.control import open_control, open_image_prompt
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.system import System
+from reverie.tasks.settings import Settings
 from reverie.tasks.source import card_of_picture, fitted, picture
 from reverie.tasks.start import SHOWN, STEERED, Start
 
@@ -36,7 +37,7 @@ class Wish:
 
     net: str
     image: Any
-    when: dict[str, float]
+    when: dict[str, Any]
     take: Any = ""
     eye: str | None = None
 
@@ -61,9 +62,11 @@ def control(
     start: float = 0.0,
     stop: float = 1.0,
     take: str | Sequence[str] = "",
+    guided: bool = False,
 ) -> Wish:
-    """A control in a file or folder, and its picture; take: a hint that is drawn from it first, or several."""
-    return Wish(net, image, {"weight": weight, "start": start, "stop": stop}, take)
+    """A control in a file or folder, and its picture; take: a hint that is drawn from it first, or several; guided: only the asked
+    half of guidance hears it."""
+    return Wish(net, image, {"weight": weight, "start": start, "stop": stop, "guided": guided}, take)
 
 
 @remembers
@@ -106,7 +109,7 @@ class Steer:
     @property
     def card(self) -> Card:
         pictures = [_card(image) for image in self.images]
-        told = [{"net": c.name, "weight": c.weight, "start": c.start, "stop": c.stop} for c in self.controls]
+        told = [{"net": c.name, "weight": c.weight, "start": c.start, "stop": c.stop, "guided": c.guided} for c in self.controls]
         takes = [take if isinstance(take, str) else card_of(take) for take in self._takes]  # a list of several, too
         every = zip(told, pictures, takes, strict=True)
         return {"name": "steer", "controls": [net | {"image": image, "take": take} for net, image, take in every]}
@@ -128,19 +131,27 @@ class Steer:
             out.append(fitted(shown, size, control.net.config.hint_channels))
         return out
 
-    def notes(self) -> list[str]:
-        """What a picture does not say."""
+    def notes(self, settings: Settings) -> list[str]:
+        """What a picture does not say, and what nothing speaks for."""
         pairs = zip(self.controls, self.images, strict=True)
         black = [c.name for c, image in pairs if (every := _pictures(image)) and not any(np.asarray(one).any() for one in every)]
-        return [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
+        said = [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
+        alone = [c.name for c in self.controls if c.guided and settings.guidance == 1]
+        return said + [f"guidance is 1, so that {name}, which is guided, is as it is without" for name in alone]
 
     def __call__(self, start: Start) -> Start:
-        hints = [hint.expand(len(start.said), -1, -1, -1) for hint in self.hints(start.settings.size)]
+        count = len(start.said)
+        hints = [hint.expand(count, -1, -1, -1) for hint in self.hints(start.settings.size)]
 
-        def told(cond: Cond) -> Cond:
-            return replace(cond, hints=(*(cond.hints or ()), *hints))
+        def told(cond: Cond, asked: bool) -> Cond:
+            before = cond.hints or ()
+            heeded = torch.ones(count, len(before), dtype=torch.bool) if cond.heeded is None else cond.heeded
+            own = torch.tensor([asked or not control.guided for control in self.controls]).expand(count, -1)
+            return replace(cond, hints=(*before, *hints), heeded=torch.cat([heeded, own], 1))
 
-        return start.hear(told).adapt(partial(_controlled, controls=self.controls))
+        negative = None if start.negative is None else told(start.negative, False)
+        start = replace(start, cond=told(start.cond or Cond(), True), negative=negative)
+        return start.adapt(partial(_controlled, controls=self.controls))
 
 
 def _each(take: Any) -> tuple[Any, ...]:
@@ -209,10 +220,6 @@ class Show:
         pictures = [card_of_picture(picture(image), image) for image in self.images]
         every = zip(self.prompts, pictures, strict=True)
         return {"name": "show", "prompts": [{"net": p.name, "weight": p.weight, "image": image} for p, image in every]}
-
-    def notes(self) -> list[str]:
-        """Nothing is without effect."""
-        return []
 
     def __call__(self, start: Start) -> Start:
         seen = [_whole(picture(image)) for image in self.images]

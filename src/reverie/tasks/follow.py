@@ -18,7 +18,7 @@ from reverie.errors import UserError, number
 from reverie.guide.following import PLAIN, SOURCE, Following, aligned
 from reverie.tasks.start import PAIRED, Start, heard
 
-SHARED = ("hints", "images", "concat")
+SHARED = ("hints", "heeded", "images", "concat")
 """What both pictures are shown."""
 
 

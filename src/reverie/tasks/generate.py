@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reverie.card import Card
+from reverie.card import Card, parse, rebuild
 from reverie.encode.asked import notes as heard_of
 from reverie.errors import UserError
-from reverie.guide import Guide
+from reverie.guide import GUIDES, Asked, Guide, idle
 from reverie.solve import Step, trace
 from reverie.systems.guides import opened
 from reverie.systems.memory import ran_out
@@ -126,7 +126,12 @@ def notes(system: System, settings: Settings, tasks: Sequence[Any] = ()) -> list
 
     Of tasks: their own `notes`, and those on the `words` that they say.
     """
-    own = [note for task in tasks for note in getattr(task, "notes", list)()]
+    own = [note for task in tasks for note in getattr(task, "notes", lambda settings: [])(settings)]
+    if settings.guidance == 1:
+        asked = Asked(plain=system.denoiser, grid=plan(system, settings)[1])
+        wishes = [rebuild(parse(call), GUIDES, "guide") for call in settings.guide]
+        names = [guide.card["name"] for guide in wishes if idle(guide, asked)]
+        own += [f"guidance is 1, so {name} has no effect" for name in names]
     if (encoder := system.prompt_encoder) is None:
         return own
     steps, plain = settings.steps or 1, settings.plain
