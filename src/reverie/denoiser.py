@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.card import remembers
 from reverie.errors import UserError
-from reverie.nets import looking
+from reverie.nets import clocks, looking
 from reverie.nets.precision import inside
 from reverie.process.path import Path, like, time
 from reverie.process.rules import Rule
@@ -30,10 +30,11 @@ class Cond:
     vector (B, D): added to the time embedding. tokens (B, L, D) and mask (B, L) bool, True = real: for cross-attention.
     concat (B, C, ...): extra channels beside x. residuals: features added to the skips, one per skip, or to the patches, one per
     block; inner: those that join the way down of a U-Net itself, of which an empty one is nothing. guidance (B,): the scale that a
-    net distilled from guided ones is told. What a net does not take, and an adapter around it hears: hints (B, C, H, W), one
-    picture per control; heeded (B, K) bool, which of the K controls are heard, None = all; images (B, M, D), the tokens of image
-    prompts; regions (B, R, H, W) in [0, 1], and owners (B, L) int64, the region from 1 on that each token belongs to, 0 = all
-    places; echo (B, L) int64 and stress (B, L), of `guide/following.py`.
+    net distilled from guided ones is told. target (B,): the time that a flow map aims at, where the net hears it; None = t. What a
+    net does not take, and an adapter around it hears: hints (B, C, H, W), one picture per control; heeded (B, K) bool, which of the
+    K controls are heard, None = all; images (B, M, D), the tokens of image prompts; regions (B, R, H, W) in [0, 1], and owners
+    (B, L) int64, the region from 1 on that each token belongs to, 0 = all places; echo (B, L) int64 and stress (B, L), of
+    `guide/following.py`.
 
     parts: conditions in place of this one's vector, tokens and mask, whose shares (B, K, V) of the estimate are those of each of K
     steps (1 = always), times those of each place where `places` (B, V, H, W) is filled; the other rooms are common to all.
@@ -46,6 +47,7 @@ class Cond:
     residuals: tuple[Tensor, ...] | None = None
     inner: tuple[Tensor, ...] | None = None
     guidance: Tensor | None = None
+    target: Tensor | None = None
     hints: tuple[Tensor, ...] | None = None
     heeded: Tensor | None = None
     images: Tensor | None = None
@@ -115,12 +117,17 @@ class Cond:
 
 
 def _levelled(conds: Sequence[Cond]) -> Sequence[Cond]:
-    """The same, each with as many parts and regions as that which has the most: further ones have no share and no place."""
+    """The same, each with as many parts and regions as that which has the most: further ones have no share and no place.
+
+    What aims at no time aims where the others do, as the other half of guidance.
+    """
     most = max((len(c.parts) for c in conds if c.parts is not None), default=0)
     if most:
         steps = max(c.shares.shape[1] for c in conds if c.shares is not None)
         size = next((c.places.shape[2:] for c in conds if c.places is not None), None)
         conds = [_parted(c, most, steps, size) for c in conds]
+    if (aim := next((c.target for c in conds if c.target is not None), None)) is not None:
+        conds = [c if c.target is not None else replace(c, target=aim) for c in conds]
     regions = [c.regions for c in conds if c.regions is not None]
     if regions:
         owned = next(c.owners for c in conds if c.owners is not None)
@@ -183,6 +190,21 @@ ADAPTED = ("hints", "heeded", "images", "regions", "owners", "echo", "stress", "
 """What adapters hear; one around the net must have taken it out."""
 
 
+def _target(path: Path, t: Tensor, cond: Cond | None) -> Tensor:
+    """The clock `log_snr()` of the time aimed at: of t itself where there is none."""
+    aim = t if cond is None or cond.target is None else time(cond.target).expand(len(t))
+    return 50 * path.lam(aim).clamp(-20, 20)
+
+
+def _guidance(path: Path, t: Tensor, cond: Cond | None) -> Tensor:
+    """A thousand times w - 1, as arXiv:2310.04378 has it; w = 1 where none is said."""
+    return torch.zeros_like(t) if cond is None or cond.guidance is None else 1000 * (cond.guidance.to(t) - 1)
+
+
+TOLD = {"target": _target, "guidance": _guidance}
+"""Further clocks by name."""
+
+
 class Denoiser(nn.Module):
     """A net with its path, rule and clock.
 
@@ -192,6 +214,7 @@ class Denoiser(nn.Module):
     where nothing is known of it, as in latents.
     autocast: dtype of the inside of the net (torch.bfloat16), or None for its own. place: the device of x.
     takes: type of what the net is given, None = that of its weights, which may be another while they rest.
+    hears: what the net is told as a clock beside its time, "target" or "guidance" (`nets/clocks.py`).
     """
 
     place: torch.device = torch.device("cpu")
@@ -210,14 +233,14 @@ class Denoiser(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.path, self.rule = net, path, rule
+        self.net, self.path, self.rule, self.hears = net, path, rule, clocks.hears(net)
         self.clock = clock if clock is not None else log_snr()
         self.sigma_data, self.learned_variance, self.bound, self.autocast = sigma_data, learned_variance, bound, autocast
 
     @property
     def guided(self) -> bool:
         """Whether the net was distilled from guided ones, and is told the scale."""
-        return bool(getattr(getattr(self.net, "config", None), "guided", False))
+        return bool(getattr(getattr(self.net, "config", None), "guided", False)) or "guidance" in self.hears
 
     @property
     def multiple(self) -> int:
@@ -243,10 +266,13 @@ class Denoiser(nn.Module):
                 raise ValueError(f"{' and '.join(left)} in the condition of a net without an adapter that hears them")
             cond = cond.map(lambda v: v.to(x.device))
             scaled = scaled if cond.concat is None else torch.cat([scaled, cond.concat.to(scaled)], 1)
-            inputs = {k: w for k in INPUTS if (w := getattr(cond, k)) is not None}
+            inputs = {k: w for k in INPUTS if k not in self.hears and (w := getattr(cond, k)) is not None}
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
         own = self.takes or (own if self.autocast is None else torch.float32)  # times are no bfloat16, whatever the weights are
-        return scaled.to(own), self.clock(self.path, t).to(own).to(x.device), inputs
+        clock = self.clock(self.path, t)
+        if self.hears:
+            clock = torch.stack([clock, *(TOLD[name](self.path, t, cond) for name in self.hears)], 1)
+        return scaled.to(own), clock.to(own).to(x.device), inputs
 
     def halves(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> tuple[Tensor, Tensor | None]:
         """The net's output and, where it learns one, its variance channels."""

@@ -60,6 +60,32 @@ class Mixture:
         return self.means.to(n)[k] + like(self.deviations.to(n)[k], n) * n
 
 
+@dataclass(frozen=True)
+class GaussianMap:
+    """The flow map of N(mean, deviation^2 I), mean (...): along the probability flow its points stay as many deviations out,
+
+        x_s = alpha_s m + (x_t - alpha_t m) sqrt(alpha_s^2 d^2 + sigma_s^2) / sqrt(alpha_t^2 d^2 + sigma_t^2).       (2)
+
+    It is said as the clean estimate that `Path.bridge` makes x_s of; aimed at t itself, that is eq. (1).
+    """
+
+    path: Path
+    mean: Tensor
+    deviation: float | Tensor
+    hears: tuple[str, ...] = ("target",)
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Cond | None = None) -> Tensor:
+        t = time(t).expand(x.shape[0])
+        s = t if cond is None or cond.target is None else cond.target.expand(x.shape[0])
+        (alpha, sigma), (alpha_s, sigma_s) = self.path(t), self.path(s)
+        d = torch.as_tensor(self.deviation, dtype=torch.float64)
+        far, near = (alpha**2 * d**2 + sigma**2).sqrt(), (alpha_s**2 * d**2 + sigma_s**2).sqrt()
+        keep = sigma_s / sigma
+        gain = torch.where(s == t, alpha * d**2 / far**2, (near / far - keep) / torch.where(s == t, 1.0, alpha_s - keep * alpha))
+        mean = self.mean.to(x)
+        return mean + like(gain, x) * (x - like(alpha, x) * mean)
+
+
 def gaussian(path: Path, mean: Tensor, deviation: float) -> Mixture:
     """One Gaussian N(mean, deviation^2 I); mean (...)."""
     one = torch.ones(1, dtype=torch.float64)

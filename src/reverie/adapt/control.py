@@ -143,6 +143,7 @@ class Controlled(Adapted):
         rows = (lambda v: v) if whole else (lambda v: v[on])
         own = next(control.net.parameters()).dtype if self.autocast is None else torch.float32
         x = (x[:, : control.net.channels] if control.net.channels else x).to(own)
+        t = t[:, 0] if t.ndim == 2 else t  # further clocks are the model's alone
         with inside(self.autocast, x.device), looking.unseen():
             heard = control.heard(rows(hint).to(x.dtype))
             said = control.net.answered(rows(x), rows(t), heard, **{k: rows(v) for k, v in inputs.items()})

@@ -63,7 +63,7 @@ class DDIM(Linear):
         if self.share and noisy:
             least, most = (float(c) for c in path.posterior(t, s))
             v = math.sqrt(least ** (1 - self.share) * most**self.share)
-        return Plan(add((1, out), (v, unit(1))) if noisy else out, noises=int(noisy))
+        return Plan(add((1, out), (v, unit(1))) if noisy else out, noises=int(noisy), aim=None if noisy else s)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ its own, and one that has arrived at t = 0 stays there.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -61,13 +61,15 @@ def at_u(path: Path, u: float) -> Knot:
 class Plan:
     """One step as rows of eq. (1). stages: (time, row) of each further estimate. keep: of what the next steps will need.
 
-    A row may be shorter than the basis: what it does not reach has no weight.
+    A row may be shorter than the basis: what it does not reach has no weight. aim: the time that the one estimate of the step
+    bridges to, which a flow map is told.
     """
 
     out: Row
     stages: tuple[tuple[float, Row], ...] = ()
     keep: tuple[Row, ...] = ()
     noises: int = 0
+    aim: float | None = None
 
 
 class Ready(NamedTuple):
@@ -77,6 +79,7 @@ class Ready(NamedTuple):
     stages: tuple[tuple[Tensor, Terms], ...]
     keep: tuple[Terms, ...]
     noises: int
+    aim: Tensor | None
 
 
 def unit(k: int, value: float = 1.0) -> Row:
@@ -119,12 +122,22 @@ class Linear(ABC):
         plan = ready(self, model.path, now, floats(s), state.times, len(basis))
         if plan.noises:
             basis += draw(model.path, x, plan.noises, rng)
-        basis.append(model(x, awake(t), cond))
+        basis.append(model(x, awake(t), aimed(model, cond, plan.aim, len(x))))
         for at, terms in plan.stages:
             basis.append(model(combine(terms, basis), at, cond))
         kept = tuple([combine(terms, basis) for terms in plan.keep])
         basis += kept
         return combine(plan.out, basis), State((now, *state.times)[: self.memory], kept)
+
+
+def aimed(model: Any, cond: Any, aim: Tensor | None, count: int) -> Any:
+    """The condition with the time that a flow map aims at; as it is where the net hears none."""
+    inner = model
+    while inner is not None and not hasattr(inner, "hears"):
+        inner = getattr(inner, "model", None)
+    if aim is None or inner is None or "target" not in inner.hears:
+        return cond
+    return replace(cond or Cond(), target=aim.expand(count))
 
 
 def combine(terms: Terms, basis: Sequence[Tensor]) -> Tensor:
@@ -181,7 +194,7 @@ def _widened(plan: Plan, place: int, more: int) -> Plan:
         return r[:place] + (0.0,) * more + r[place:] if more and len(r) > place else r
 
     stages = tuple((at, row(r)) for at, r in plan.stages)
-    return Plan(row(plan.out), stages, tuple(map(row, plan.keep)), plan.noises + more)
+    return Plan(row(plan.out), stages, tuple(map(row, plan.keep)), plan.noises + more, plan.aim)
 
 
 @lru_cache(maxsize=8192)
@@ -203,7 +216,11 @@ def _stacked(plans: Sequence[Plan], t: Sequence[float] | None) -> Ready:
         times = torch.tensor([at for at, _ in some], dtype=torch.float64)
         stages.append((times if t else times[0], _columns([row for _, row in some])))
     keep = tuple(_columns([p.keep[k] if k < len(p.keep) else () for p in plans]) for k in range(kept))
-    return Ready(_columns([p.out for p in plans]), tuple(stages), keep, max(p.noises for p in plans))
+    aims = [p.aim for p in plans]
+    aim = None if all(a is None for a in aims) else torch.tensor([a or 0.0 for a in aims], dtype=torch.float64)
+    return Ready(
+        _columns([p.out for p in plans]), tuple(stages), keep, max(p.noises for p in plans), aim if t or aim is None else aim[0]
+    )
 
 
 def _columns(rows: Sequence[Row]) -> Terms:

@@ -6,7 +6,7 @@ they belong to: "denoiser.", "codec.", "reader.", and "encoders.prompt." or what
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path as File
 from typing import Any
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from reverie.card import Card, card_of, rebuild
 from reverie.codec import CODECS
-from reverie.denoiser import CLOCKS, Denoiser
+from reverie.denoiser import CLOCKS, TOLD, Denoiser
 from reverie.encode import ENCODERS, SAID, SHOWN, Concepts
 from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.measure.matching import Matcher
 from reverie.measure.noisy import NoisyReader, Scorer
 from reverie.measure.reader import Reader
+from reverie.nets.clocks import tell
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mlp import MLP, MLPConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
@@ -75,14 +76,18 @@ def denoiser_card(model: Denoiser) -> Card:
         "sigma_data": model.sigma_data,
         "learned_variance": model.learned_variance,
         "bound": model.bound,
-    }
+    } | ({"hears": list(model.hears)} if model.hears else {})
 
 
 def build_denoiser(card: Any, where: str) -> Denoiser:
-    card = {"bound": None, **card} if isinstance(card, Mapping) else card  # which the first files do not speak of
-    only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance", "bound"), where)
+    card = {"bound": None, "hears": [], **card} if isinstance(card, Mapping) else card  # which the first files do not speak of
+    only(card, ("net", "path", "rule", "clock", "sigma_data", "learned_variance", "bound", "hears"), where)
+    heard = rebuild(card["hears"], (), f"{where}.hears", Sequence[str])
+    if unknown := [name for name in heard if name not in TOLD]:
+        raise UserError(f"{where}.hears: no clock is called '{unknown[0]}'.{nearest(unknown[0], TOLD)}")
     with EMPTY:
         net = build_net(rebuild(card["net"], NETS, f"{where}.net"))
+        net = tell(net, heard) if heard else net
     return Denoiser(
         net,
         rebuild(card["path"], (*SCHEDULES, *NOISES), f"{where}.path", Path),

@@ -13,7 +13,7 @@ channels cannot say their noise, and would leave it in what it draws (arXiv:2511
 from dataclasses import replace
 
 from reverie.nets.unet import UNetConfig
-from reverie.systems.avatars.latent import LATENT
+from reverie.systems.avatars.latent import NET as TRANSFORMER
 from reverie.systems.avatars.recipe import AVATARS
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
@@ -34,7 +34,7 @@ SMALL = replace(
     shrink=1,
     codec="",
     apart=True,
-    net=replace(LATENT.net, in_channels=3, patch=4),
+    net=replace(TRANSFORMER, in_channels=3, patch=4),
     sampling=replace(AVATARS.sampling, size=(32, 32)),
     training=replace(AVATARS.training, minutes=15, steps=None),
 )

@@ -17,6 +17,19 @@ from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
 from reverie.train.loop import Training
 
+NET = MMDiTConfig(
+    in_channels=8,
+    patch=2,
+    width=128,
+    heads=4,
+    depth=6,
+    context_dim=CONCEPTS,
+    vector_dim=CONCEPTS,
+    size=8,
+    table=8,
+    gelu="none",
+)
+
 AUTOENCODER_128 = replace(
     AUTOENCODER,
     name="avatars-autoencoder",
@@ -36,18 +49,7 @@ LATENT = Recipe(
     codec="runs/avatars-autoencoder",
     wording="reverie-avatars",
     apart=True,
-    net=MMDiTConfig(
-        in_channels=8,
-        patch=2,
-        width=128,
-        heads=4,
-        depth=6,
-        context_dim=CONCEPTS,
-        vector_dim=CONCEPTS,
-        size=8,
-        table=8,
-        gelu="none",
-    ),
+    net=NET,
     objective=Objective(path="flow()", rule="velocity()", clock="timestep()", times="logit_normal()"),
     sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="uniform()", size=(128, 128)),
     training=Training(minutes=60, batch=16, rate=2e-3, warmup=200, decay=0.5, holdout=256, validate_minutes=6),

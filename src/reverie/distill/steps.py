@@ -1,0 +1,173 @@
+"""A teacher's steps, two or more at once: progressive distillation, shortcuts, and a few steps alone.
+
+A student's step from t to s is to end where several smaller ones do. What they reach, x_s, is said as the clean estimate with
+which one step reaches it (`shown.reached`), and the loss is the student's error of its output o against that one's,
+
+    L = |o - o'|^2,    x0' = (x_s - k x_t) / j                                                                      (1)
+
+progressive   two DDIM steps of the teacher, on a grid whose steps halve; each round's teacher is the student of the round before
+              (Salimans & Ho, arXiv:2202.00512, algorithm 2)
+fast          as many as wanted, along the student's own way, at the times that will be used and no others (simple and fast
+              distillation, Zhou et al., arXiv:2409.19681)
+shortcut      two steps of the student itself, half as long, beside plain denoising (Frans et al., arXiv:2410.12557, eq. 5)
+guidance      none: the guided estimate itself, for the scales that are told (Meng et al., arXiv:2210.03142, eq. 7)
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.card import Card, parse, rebuild, remembers
+from reverie.denoiser import Cond, Denoiser
+from reverie.distill.shown import Shown, aimed, jump, reached, square
+from reverie.errors import UserError
+from reverie.process.grids import GRIDS
+from reverie.process.path import Path, like
+from reverie.rng import digest
+
+
+def error(student: Denoiser, x: Tensor, t: Tensor, wanted: Tensor, cond: Cond | None) -> Tensor:
+    """Eq. (1) in the units of the net's output, (B,): of the clean estimate that is wanted."""
+    return square((student(x, t, cond) - wanted) / like(student.solution(t)[1], x))
+
+
+def knots(grid: str, path: Path, steps: int) -> Tensor:
+    """The times of a grid, (n + 1,)."""
+    made: Tensor = rebuild(parse(grid), GRIDS, "grid")(path, steps)
+    return made
+
+
+def walked(model: Any, path: Path, x: Tensor, t: Tensor, s: Tensor, steps: int, cond: Cond | None) -> Tensor:
+    """x_s by DDIM in so many steps, even in sigma / alpha's angle, where every path is smooth."""
+
+    def angle(t: Tensor) -> Tensor:
+        return torch.atan2(path(t)[1], path(t)[0])
+
+    first, last = angle(t), angle(s)
+    for k in range(steps):
+        nearer = first + (last - first) * (k + 1) / steps
+        u = s if k + 1 == steps else path.t_of_lam(-nearer.tan().log())
+        x, t = jump(path, x, model(x, t, cond), t, u), u
+    return x
+
+
+@dataclass
+class Progressive:
+    """Halves the steps from `begin` to `end`; each round has its share of the run."""
+
+    begin: int
+    end: int
+    grid: str
+    hears: tuple[str, ...] = ()
+    card: Card = field(default_factory=dict)
+    before: Denoiser | None = None
+    """The student of the round before."""
+    round: int = 0
+
+    def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
+        path, rounds = student.path, (self.begin // self.end).bit_length()
+        now = min(rounds - 1, int(shown.share * rounds))
+        teacher: Any = shown.taught()
+        if now > 0:
+            if self.before is None or now != self.round:
+                self.before, self.round = copy.deepcopy(student).requires_grad_(False).eval(), now
+            teacher = self.before
+        steps = max(self.end, self.begin >> now)
+        fine = knots(self.grid, path, 2 * steps)
+        k = 2 * (shown.uniform("time") * steps).long()
+        t, m, s = fine[k], fine[k + 1], fine[k + 2]
+        x = path.mix(shown.x0, shown.n, t)
+        with torch.no_grad():
+            y = jump(path, x, teacher(x, t, shown.cond), t, m)
+            y = jump(path, y, teacher(y, m, shown.cond), m, s)
+        return error(student, x, t, reached(path, x, y, t, s), shown.cond)
+
+
+@remembers
+def progressive(begin: int = 16, end: int = 2, grid: str = "uniform()") -> Progressive:
+    """Progressive distillation, from `begin` steps to `end`; the first round's teacher takes twice as many as `begin`."""
+    if end < 1 or begin < end or begin % end or (ratio := begin // end) & (ratio - 1):
+        raise UserError(f"progressive: begin is {begin} and end {end}; begin is end times a power of 2")
+    return Progressive(begin, end, grid)
+
+
+@dataclass(frozen=True)
+class Fast:
+    """A student of `steps` steps of a grid, each of which is to be as good as `fine` of the teacher."""
+
+    steps: int
+    fine: int
+    grid: str
+    hears: tuple[str, ...] = ()
+    card: Card = field(default_factory=dict, compare=False)
+
+    def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
+        path, teacher = student.path, shown.taught()
+        times = knots(self.grid, path, self.steps)
+        x, total = path.spread(shown.n, times[0], 1.0), torch.zeros(len(shown.n))
+        for k in range(self.steps):
+            t, s = (times[i].expand(len(x)) for i in (k, k + 1))
+            with torch.no_grad():
+                wanted = reached(path, x, walked(teacher, path, x, t, s, self.fine, shown.cond), t, s)
+            estimate = student(x, t, shown.cond)
+            total = total + square((estimate - wanted) / like(student.solution(t)[1], x)).to(total)
+            x = jump(path, x, estimate.detach(), t, s)
+        return total / self.steps
+
+
+@remembers
+def fast(steps: int = 2, fine: int = 4, grid: str = "karras(smallest=0.002, largest=80)") -> Fast:
+    """Simple and fast distillation to so many steps."""
+    if steps < 1 or fine < 2:
+        raise UserError(f"fast: steps is {steps} and fine {fine}; steps is 1 or more, and fine 2 or more")
+    return Fast(steps, fine, grid)
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """Steps of 1, 1/2, 1/4 ... 1/`finest` of the way; a share `plain` of the samples learns to denoise."""
+
+    finest: int
+    plain: float
+    hears: tuple[str, ...] = ("target",)
+    card: Card = field(default_factory=dict, compare=False)
+
+    def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
+        path, depth = student.path, self.finest.bit_length() - 1
+        size = 2.0 ** -(shown.uniform("size") * depth).floor()  # of the whole step: 1 ... 2 / finest
+        place = (shown.uniform("time") / size).floor() * size
+        t, s = place + size, place
+        x = path.mix(shown.x0, shown.n, t)
+        with torch.no_grad():
+            m = (t + s) / 2
+            y = jump(path, x, student(x, t, aimed(shown.cond, m)), t, m)
+            y = jump(path, y, student(y, m, aimed(shown.cond, s)), m, s)
+            wanted = reached(path, x, y, t, s)
+        simple = shown.uniform("plain") < self.plain
+        wanted = torch.where(like(simple, x).bool(), shown.x0.to(x), wanted)
+        return error(student, x, t, wanted, aimed(shown.cond, torch.where(simple, t, s)))
+
+
+@remembers
+def shortcut(finest: int = 128, plain: float = 0.75) -> Shortcut:
+    """A shortcut model, whose steps of every power of 1/2 agree."""
+    if finest < 2 or finest & (finest - 1) or not 0 <= plain <= 1:
+        raise UserError(f"shortcut: finest is {finest} and plain {plain}; finest is a power of 2, and plain a share")
+    return Shortcut(finest, plain)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """One evaluation in place of two, for every scale; from the law of times `times`."""
+
+    times: Any
+    hears: tuple[str, ...] = ("guidance",)
+    card: Card = field(default_factory=dict, compare=False)
+
+    def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
+        t = shown.times(self.times, student.path)
+        x = student.path.mix(shown.x0, shown.n, t)
+        return error(student, x, t, shown.taught()(x, t, shown.cond), shown.cond)
