@@ -6,8 +6,8 @@
 
 The three stages of `systems/avatars/enlarging.py` share `--seconds` of a processor (`time.process_time` of the training itself,
 as there; on another processor, as long as its 7,481 steps would take): 55 per cent words into 32 px, 18 per cent 32 into 64 px,
-27 per cent 64 into 128. `plain` is the middle stage once more,
-without noise on what it sees. Each goes on where it stopped; what is measured, and how, is as in bench/latent.py.
+27 per cent 64 into 128. `plain` is the middle stage once more, without noise on what it sees. Each goes on where it stopped; what
+is measured, and how, is as in bench/latent.py, whose row of the single net stands here again.
 
 The last rows are of the middle stage: held-out pictures, made small, spoilt as said, and enlarged to 64 px by the stage as it is
 told of noise (`told`, at the level that does best on pictures spoilt so, of LEVELS), and by the plain one. psnr, in dB, is to the
@@ -53,7 +53,7 @@ SHARES = {"avatars-32": 0.55, "avatars-64": 0.18, "avatars-128": 0.27, "plain": 
 class Bench:
     what: tyro.conf.Positional[Literal["train", "measure"]]
     data: str
-    pixels: str = "runs/latent-bench/pixels"
+    single: Path = Path("bench/results/latent.csv")
     folder: Path = Path("runs/cascade-bench")
     seconds: float = 2800.0
     samples: int = 100
@@ -168,18 +168,18 @@ def measure(bench):
     small = array([p.image for p in finished(run(chain[0], settings))])
     large = [Image.fromarray(one.transpose(1, 2, 0)).resize((128, 128), Image.Resampling.BICUBIC) for one in small]
     put("avatars-32, enlarged by interpolation", array(large), wanted, chain[0].defaults.steps)
+    shows += large[:8]
     begin, made = time.process_time(), finished(cascade(chain, settings))
     each, whole = (time.process_time() - begin) / len(made), array([p.image for p in made])
     put("cascade", whole, wanted, made[0].nfe, each)
     shows += to_images(to_signal(whole[:8]))
-    kept = np.load(Path(bench.pixels) / f"drawn-{bench.samples}.npz")["images"]
-    put("one net on pixels", kept, wanted, 20)
-    shows += to_images(to_signal(kept[:8]))
+    single = next(row for row in csv.DictReader(bench.single.open()) if row["pictures"] == "pixels")
+    rows.append(("one net on pixels", *(single[k] for k in ("n", "kid x 1000", "frechet", "agreement")), "", "", 20, ""))
     put("real", floor.images, floor.attributes)
     rows += measure_enlarging(bench, small)
     with bench.out.open("w", newline="") as file:
         csv.writer(file).writerows([FIELDS, *([f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows)])
-    left = ["cascade", "one net on pixels"]
+    left = ["its 32 px, enlarged by interpolation", "cascade"]
     sheet(shows, columns=8, left=left, above=prompts[:8]).quantize(128).save(bench.sheet, optimize=True)
 
 

@@ -42,6 +42,7 @@ def test_commands():
         "restore",
         "compare",
         "train",
+        "distill",
         "tune",
         "evaluate",
         "data",

@@ -197,6 +197,15 @@ def test_grids_fall_from_noise_to_data(path, grid):
             assert float(knots[0]) == (((steps - 1) * (1000 // steps) + second) / 1000 if second else 1)
 
 
+def test_quantiles_halve_without_moving():
+    for path in PATHS.values():
+        for steps in (1, 2, 5):
+            one, two = grids.quantiles()(path, steps), grids.quantiles()(path, 2 * steps)
+            torch.testing.assert_close(two[::2], one, atol=1e-12, rtol=0)
+    u = (-schedules.flow().lam(grids.quantiles(0.5, 2.0)(schedules.flow(), 4)[1:-1])).exp().log()
+    torch.testing.assert_close(u, 0.5 + 2 * torch.tensor([0.6744897501960817, 0, -0.6744897501960817], dtype=F64))
+
+
 def test_grids_have_their_formulas():
     path, n = schedules.edm(), 18
     i = torch.arange(n, dtype=F64)

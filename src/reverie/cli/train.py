@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if place.average:
         print(session.reaverage(place.average))
         return
-    _show(session)
+    show(session)
     print(session.folder / "model.safetensors")
 
 
@@ -100,7 +100,8 @@ def _timed(recipe: Any, arguments: Sequence[str]) -> Any:
     return replace(recipe, training=replace(recipe.training, steps=None))
 
 
-def _show(session: Session) -> None:
+def show(session: Session) -> None:
+    """Runs to the end, with progress; the first signal to stop ends it after the step it is in."""
     bar = tqdm(initial=session.run.step, total=session.run.steps or None, unit="step", file=sys.stderr, dynamic_ncols=True)
     loss, validation = 0.0, ""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.card import Card, parse, rebuild, remembers
 from reverie.denoiser import Cond, Denoiser
@@ -26,7 +26,7 @@ from reverie.distill.shown import Shown, aimed, jump, reached, square
 from reverie.errors import UserError
 from reverie.process.grids import GRIDS
 from reverie.process.path import Path, like
-from reverie.rng import digest
+from reverie.train.objective import TIMES
 
 
 def error(student: Denoiser, x: Tensor, t: Tensor, wanted: Tensor, cond: Cond | None) -> Tensor:
@@ -54,6 +54,23 @@ def walked(model: Any, path: Path, x: Tensor, t: Tensor, s: Tensor, steps: int, 
     return x
 
 
+class Round(nn.Module):
+    """The student as it was when a round of halving began, and which."""
+
+    number: Tensor
+
+    def __init__(self, student: Denoiser) -> None:
+        super().__init__()
+        self.student = copy.deepcopy(student).requires_grad_(False)
+        self.register_buffer("number", torch.zeros((), dtype=torch.int64))
+
+    def begin(self, number: int, student: Denoiser) -> None:
+        """Takes the student over, once a round."""
+        if int(self.number) != number:
+            self.student.load_state_dict(student.state_dict())
+            self.number.fill_(number)
+
+
 @dataclass
 class Progressive:
     """Halves the steps from `begin` to `end`; each round has its share of the run."""
@@ -63,18 +80,21 @@ class Progressive:
     grid: str
     hears: tuple[str, ...] = ()
     card: Card = field(default_factory=dict)
-    before: Denoiser | None = None
-    """The student of the round before."""
-    round: int = 0
+    round: Round | None = None
+
+    def beside(self, student: Denoiser, teacher: Any) -> Round:
+        """What is kept with the student: its own state of the round before."""
+        self.round = Round(student)
+        return self.round
 
     def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
+        assert self.round is not None, "a job asks for what it keeps beside the student"
         path, rounds = student.path, (self.begin // self.end).bit_length()
         now = min(rounds - 1, int(shown.share * rounds))
         teacher: Any = shown.taught()
         if now > 0:
-            if self.before is None or now != self.round:
-                self.before, self.round = copy.deepcopy(student).requires_grad_(False).eval(), now
-            teacher = self.before
+            self.round.begin(now, student)
+            teacher = self.round.student
         steps = max(self.end, self.begin >> now)
         fine = knots(self.grid, path, 2 * steps)
         k = 2 * (shown.uniform("time") * steps).long()
@@ -87,7 +107,7 @@ class Progressive:
 
 
 @remembers
-def progressive(begin: int = 16, end: int = 2, grid: str = "uniform()") -> Progressive:
+def progressive(begin: int = 16, end: int = 2, grid: str = "quantiles()") -> Progressive:
     """Progressive distillation, from `begin` steps to `end`; the first round's teacher takes twice as many as `begin`."""
     if end < 1 or begin < end or begin % end or (ratio := begin // end) & (ratio - 1):
         raise UserError(f"progressive: begin is {begin} and end {end}; begin is end times a power of 2")
@@ -119,7 +139,7 @@ class Fast:
 
 
 @remembers
-def fast(steps: int = 2, fine: int = 4, grid: str = "karras(smallest=0.002, largest=80)") -> Fast:
+def fast(steps: int = 2, fine: int = 4, grid: str = "quantiles()") -> Fast:
     """Simple and fast distillation to so many steps."""
     if steps < 1 or fine < 2:
         raise UserError(f"fast: steps is {steps} and fine {fine}; steps is 1 or more, and fine 2 or more")
@@ -171,3 +191,9 @@ class Guidance:
         t = shown.times(self.times, student.path)
         x = student.path.mix(shown.x0, shown.n, t)
         return error(student, x, t, shown.taught()(x, t, shown.cond), shown.cond)
+
+
+@remembers
+def guidance(times: str = "log_normal(mean=-0.4, deviation=1.4)") -> Guidance:
+    """Guidance distillation."""
+    return Guidance(rebuild(parse(times), TIMES, "times"))

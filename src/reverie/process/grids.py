@@ -266,6 +266,24 @@ def align_your_steps(model: str = "sd1") -> Grid:
 
 
 @remembers
+def quantiles(mean: float = 0.0, deviation: float = 1.6) -> Grid:
+    """Equal shares of a normal law of log u, cut at the path's ends; every other knot of 2n steps is one of n.
+
+    For few steps: they lie where data of deviation d are decided, mean = log d + 0.6, and halve without moving.
+    """
+    inside("quantiles: mean", mean, -20, 20)
+    inside("quantiles: deviation", deviation, 1e-3, 20)
+
+    def grid(path: Path, steps: int) -> Tensor:
+        low, high = (-path.lam(torch.tensor([1 / path.steps if path.steps else 0.0, 1.0], dtype=torch.float64))).exp()
+        first, last = (torch.special.ndtr((u.log() - mean) / deviation) for u in (low, high))
+        share = first + (last - first) * down(steps)[:-1]
+        return by_ratio("quantiles", path, (mean + deviation * torch.special.ndtri(share)).exp())
+
+    return grid
+
+
+@remembers
 def knots(*times: float) -> Grid:
     """A user's own times, falling, in (0, 1]; a last 0 may be left out. It fits one number of steps only."""
     listed = times[:-1] if times and times[-1] == 0 else times
@@ -294,7 +312,7 @@ def ratios(*values: float) -> Grid:
 
 
 GRIDS = (
-    *(uniform, quadratic, karras, exponential, kl_optimal, cosine, beta, beta_ratios, lam_uniform),
+    *(uniform, quadratic, karras, exponential, kl_optimal, cosine, beta, beta_ratios, lam_uniform, quantiles),
     *(leading, trailing, linspace, simple, normal, sgm_uniform, ddim_uniform),
     *(shifted, flux_shift, sd3_shift, linear_quadratic, align_your_steps, knots, ratios),
 )

@@ -56,11 +56,15 @@ class Diffusion:
         self.size = len(self.rows)
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
-        index = self.rows[index]
+        x0, n, cond = self.given(self.rows[index], key)
+        t = draw_times(self.times, self.denoiser.path, len(index), key.torch("time"))
+        return self.objective(self.denoiser, x0, t, n, cond)
+
+    def given(self, index: np.ndarray, key: Key) -> tuple[Tensor, Tensor, Cond | None]:
+        """Clean points, their noise, and what is said of them."""
         x0 = self.data[torch.from_numpy(index)]
         if x0.ndim == 4:  # convolutions on CPU run faster with the channels innermost
             x0 = x0.contiguous(memory_format=torch.channels_last)
-        t = draw_times(self.times, self.denoiser.path, len(index), key.torch("time"))
         n = self._noise(x0, key)
         captions = key.numpy("caption")
         dropped = captions.random(len(index)) < self.drop
@@ -70,7 +74,7 @@ class Diffusion:
             else ["" if d else self.prompt(int(i), captions) for i, d in zip(index, dropped, strict=True)]
         )
         seen = None if self.view is None else self.view(index, key.numpy("seen"))
-        return self.objective(self.denoiser, x0, t, n, self._cond(said, seen))
+        return x0, n, self._cond(said, seen)
 
     def _noise(self, x0: Tensor, key: Key) -> Tensor:
         rng = Rng((digest(key.seed, "noise", key.step),), dtype=x0.dtype, device=x0.device, whole=True)

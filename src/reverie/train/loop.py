@@ -82,10 +82,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Key:
-    """The randomness of one step."""
+    """The randomness of one step, and the share of the run that lies behind it; 0 while its length is not known."""
 
     seed: int
     step: int
+    share: float = 0.0
 
     def torch(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(digest(self.seed, purpose, self.step) % 2**63)
@@ -175,7 +176,7 @@ class Run:
 
     def advance(self) -> float:
         """One optimiser step; the mean loss."""
-        key = Key(self.training.seed, self.step)
+        key = Key(self.training.seed, self.step, self.step / self.steps if self.steps else 0.0)
         self.whole = False
         torch.manual_seed(digest(self.training.seed, "dropout", self.step) % 2**63)
         loss = self.job.loss(order(self.job.size, self.training.batch, self.step, self.training.seed), key).mean()

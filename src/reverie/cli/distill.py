@@ -1,0 +1,123 @@
+"""`reverie distill fast --teacher MODEL --steps 2`: a student that draws in a few steps; stops and goes on at any moment."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from reverie.cli.parse import parse
+from reverie.cli.train import show
+from reverie.data.pictures import skipped
+from reverie.errors import UserError, nearest
+from reverie.systems.distilled import KINDS, Distillation
+from reverie.systems.shipped import open_model
+from reverie.tasks.train import Session, restored, stored
+from reverie.train.loop import Training
+
+PROG = "reverie distill"
+DEFAULT = "fast"
+
+
+@dataclass(frozen=True)
+class Distill:
+    """A student of a model, which draws in a few steps."""
+
+    method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")] = DEFAULT
+    """A method, or a call of it, as "ect(rounds=4)"."""
+    teacher: str = "reverie-avatars"
+    """The model to learn from: shipped, or a file."""
+    steps: int = 2
+    """Steps that a picture of the student takes."""
+    minutes: float = 30.0
+    """How long it learns."""
+    updates: int = 0
+    """Optimiser steps, in place of minutes."""
+    guidance: float | None = None
+    """The teacher's guidance, which the student learns; none = its own default."""
+    scales: tuple[float, ...] = ()
+    """Two scales of guidance, between which the student is told one when it draws; none = it has learnt --guidance."""
+    source: str = ""
+    """Kind of data: avatars, emoji, fashion-mnist, folder; '' = that which the teacher learnt from."""
+    data: str = ""
+    """Where it is: a folder or file; '' = the packaged or installed set."""
+    alone: bool = False
+    """Methods that need no teacher begin from its weights, and do not ask it."""
+    pairs: int = 2000
+    """Pictures that the teacher makes, for methods that learn from pairs."""
+    rate: float = 2e-4
+    """Learning rate after the warm-up."""
+    batch: int = 16
+    seed: int = 0
+    out: str = ""
+    """Folder of the run; '' = runs/METHOD-STEPS."""
+    resume: bool = False
+    """Go on with the run in the folder."""
+    threads: int = 0
+    """CPU threads; 0 = all."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Distils a model."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        names = "\n".join(f"  {name:<18} {kind.about}" for name, kind in KINDS.items())
+        print(f"methods, by default {DEFAULT}:\n\n{names}\n")
+    asked = parse(Distill, arguments, PROG)
+    name = asked.method.partition("(")[0]
+    if name not in KINDS:
+        raise UserError(f"no method is called '{name}'.{nearest(name, KINDS)}")
+    if not 0 <= asked.threads <= 1024:
+        raise UserError(f"--threads is {asked.threads}; give a positive number up to 1024, or 0 for all")
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    folder = Path(asked.out or f"runs/{name}-{asked.steps}")
+    recipe = recipe_of(asked)
+    if asked.resume and (begun := stored(folder)):
+        recipe = replace(restored(recipe, begun), training=replace(recipe.training, seed=begun["training"]["seed"]))
+    session = Session.open(recipe, folder, asked.resume)
+    for line in skipped(session.problems):
+        print(f"reverie: {line}", file=sys.stderr)
+    show(session)
+    print(session.folder / "model.safetensors")
+
+
+def recipe_of(asked: Distill) -> Distillation:
+    """What is asked for, on the data of the teacher."""
+    if asked.steps < 1:
+        raise UserError(f"--steps is {asked.steps}; a picture takes 1 step or more")
+    if len(asked.scales) not in (0, 2):
+        raise UserError(f"--scales takes two scales of guidance, the least and the most, and {len(asked.scales)} are given")
+    base = open_model(asked.teacher)
+    learnt: dict[str, Any] = dict(base.about.get("recipe") or {})
+    source = asked.source or learnt.get("source", "")
+    if not source:
+        raise UserError(f"{base.name} does not say what it learnt from: name data with --source and --data")
+    training = Training(
+        steps=asked.updates or None,
+        minutes=asked.minutes,
+        batch=asked.batch,
+        rate=asked.rate,
+        warmup=20,
+        decay=0.5,
+        widths=(0.05,),
+        snapshots=0,
+        seed=asked.seed,
+    )
+    return Distillation(
+        name=f"{base.name}-{asked.method.partition('(')[0]}-{asked.steps}",
+        about=f"{base.name} in {asked.steps} steps",
+        source=source,
+        data=asked.data or (learnt.get("data", "") if not asked.source else ""),
+        size=base.defaults.size[0],
+        teacher=asked.teacher,
+        method=asked.method if "(" in asked.method else f"{asked.method}()",
+        draws=asked.steps,
+        scale=asked.guidance,
+        scales=tuple(asked.scales),
+        data_alone=asked.alone,
+        pairs=asked.pairs,
+        training=training,
+    )

@@ -1,0 +1,144 @@
+"""The job of teaching a student: few-step methods over the trainer that there is."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.denoiser import Cond, Denoiser
+from reverie.distill.pairs import Store
+from reverie.distill.shown import Method, Shown, Teacher
+from reverie.errors import UserError
+from reverie.nets.clocks import tell
+from reverie.rng import Rng, digest
+from reverie.solve import Solver, sample
+from reverie.train.jobs import Diffusion
+from reverie.train.loop import Key
+
+
+def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = None) -> Denoiser:
+    """A copy of the model that learns, told the clocks of the method; at first it is the model, bit for bit."""
+    net = copy.deepcopy(model.net).float().requires_grad_(True)
+    made = Denoiser(
+        tell(net, method.hears) if method.hears else net,
+        model.path,
+        model.rule,
+        model.clock,
+        sigma_data=model.sigma_data,
+        bound=model.bound,
+        autocast=autocast,
+    )
+    check(made, method)
+    return made
+
+
+def check(student: Denoiser, method: Method) -> None:
+    """UserError where the net cannot learn what the method asks of it."""
+    name = method.card.get("name", "this method")
+    if not student.path.noise.gaussian:
+        raise UserError(f"{name} follows the flow of Gaussian noise, and this model's is another: there is no method for it")
+    student.solution(torch.ones((), dtype=torch.float64))  # says so itself where nothing can be told at the beginning of the way
+    keep, take = student.solution(torch.tensor(1e-7, dtype=torch.float64))
+    if abs(float(keep) - 1) > 1e-2 or abs(float(take)) > 1e-2:
+        raise UserError(
+            f"{name} needs a net whose estimate is its input itself where there is no noise, and '{_rule(student)}' is not: "
+            "train the teacher with velocity(), v() or edm()"
+        )
+
+
+def _rule(student: Denoiser) -> str:
+    return str(getattr(student.rule, "card", {}).get("name", "its rule"))
+
+
+class Distilling(Diffusion):
+    """Teaches the denoiser by a method. store: pairs that a teacher makes, in place of the data (`pairs.py`).
+
+    scales: between which a scale of guidance is drawn for each sample, or None. solver, grid: how the student is drawn with, when
+    it is compared with the teacher's own pictures `truth` (H, ...) of the noise of those held out.
+    """
+
+    def __init__(
+        self,
+        student: Denoiser,
+        data: Tensor,
+        held: Tensor,
+        *,
+        method: Method,
+        teacher: Teacher | None,
+        solver: Solver,
+        grid: Tensor,
+        truth: Tensor | None = None,
+        store: Store | None = None,
+        scales: tuple[float, float] | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(student, data, held, times=lambda path, u: u, **named)
+        self.method, self.teacher, self.solver, self.grid = method, teacher, solver, grid
+        self.truth, self.store, self.scales = truth, store, scales
+        if store is not None:
+            self.pairs(store)
+        if self.encoder is not None:
+            self.encoder.requires_grad_(False)
+        beside = getattr(method, "beside", None)
+        self.module = nn.ModuleDict({"denoiser": student} | ({} if beside is None else {"method": beside(student, teacher)}))
+
+    def pairs(self, store: Store) -> None:
+        """From now on it is taught on these."""
+        self.store, self.rows, self.size = store, np.arange(len(store)), len(store)
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        x0, n, cond = self.given(self.rows[index], key)
+        if self.scales is not None:
+            low, high = self.scales
+            drawn = low + (high - low) * torch.rand(len(n), generator=key.torch("scale"))
+            cond = Cond(guidance=drawn) if cond is None else Cond(**{**vars(cond), "guidance": drawn})
+        return self.method(self.denoiser, Shown(x0=x0, n=n, cond=cond, key=key, teacher=self.teacher, share=key.share))
+
+    def given(self, index: np.ndarray, key: Key) -> tuple[Tensor, Tensor, Cond | None]:
+        if self.store is None:
+            return super().given(index, key)
+        x0, n, said = self.store(index)
+        return x0, n, self._cond(said, None)
+
+    def _cond(self, said: Any, seen: Tensor | None) -> Cond | None:
+        with torch.no_grad():
+            return super()._cond(said, seen)
+
+    @torch.no_grad()
+    def validate(self, batch: int = 64) -> float:
+        """The mean square distance to the teacher's pictures of the same noise and words; without a teacher, the energy distance
+        (Szekely & Rizzo, 2013) to those held out, over the root of the numbers that a picture has."""
+        made = self.drawn(len(self.held if self.truth is None else self.truth), batch)
+        if self.truth is not None:
+            return float((made - self.truth).square().mean())
+        return energy(made.flatten(1), self.held.flatten(1)) / made[0].numel() ** 0.5
+
+    @torch.no_grad()
+    def drawn(self, count: int, batch: int = 64) -> Tensor:
+        """(N, ...): what the student draws of the held-out words and fixed noise."""
+        return self.drawn_by(self.denoiser, self.solver, self.grid, count, batch)
+
+    @torch.no_grad()
+    def drawn_by(self, model: Any, solver: Solver, grid: Tensor, count: int, batch: int = 64) -> Tensor:
+        """The same by another model."""
+        out, path = [], self.denoiser.path
+        for first in range(0, count, batch):
+            rows = range(first, min(first + batch, count))
+            said = None
+            if self.held_prompt is not None:
+                said = [self.held_prompt(k % len(self.held), np.random.default_rng(digest("validation", k))) for k in rows]
+            rng = Rng(tuple(digest("validation", k) for k in rows), dtype=self.held.dtype)
+            x = path.prior((len(rows), *self.held.shape[1:]), grid[0], rng=rng, spread=1.0)
+            out.append(sample(model, x, grid, solver, cond=self._cond(said, None), rng=rng))
+        return torch.cat(out)
+
+
+def energy(one: Tensor, other: Tensor) -> float:
+    """2 E|a - b| - E|a - a'| - E|b - b'| of points (N, D) and (M, D)."""
+
+    def within(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).sum() / (len(x) * max(1, len(x) - 1))
+
+    return float(2 * torch.cdist(one, other).mean() - within(one) - within(other))

@@ -1,0 +1,180 @@
+"""Students of a model: few-step methods as recipes, and how what they make is drawn.
+
+reverie distill fast --teacher reverie-avatars --steps 2 --minutes 30
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie import distill
+from reverie.card import parse, rebuild
+from reverie.data.pictures import Pictures
+from reverie.denoiser import Cond, Denoiser
+from reverie.distill import Distilling, Method, Store, Teacher, student_of
+from reverie.encode import Classes
+from reverie.errors import UserError
+from reverie.process.grids import GRIDS
+from reverie.solve import DDIM, Renoise, Solver, named
+from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
+from reverie.systems.shipped import open_model
+from reverie.systems.system import Sampling, System
+from reverie.train.loop import Job, Training
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method by its constructor. about: in a line. solver: what its students are drawn with. pairs: it learns from pairs that the
+    teacher makes. teacher: it cannot do without one. count: its argument that is the number of steps. grid: it takes theirs."""
+
+    make: Callable[..., Any]
+    about: str
+    solver: str = "ddim"
+    pairs: bool = False
+    teacher: bool = True
+    count: str = ""
+    grid: bool = False
+
+
+KINDS = {
+    kind.make.__name__: kind
+    for kind in (
+        Kind(distill.fast, "the few steps alone, each as good as several of the teacher", count="steps", grid=True),
+        Kind(distill.progressive, "two steps in one, again and again", count="end", grid=True),
+        Kind(distill.guidance, "one evaluation in place of two, for every scale of guidance"),
+        Kind(distill.consistency, "every point of a trajectory knows where it ends", solver="lcm"),
+        Kind(distill.trajectory, "every point of a trajectory knows all that follow"),
+        Kind(distill.reflow, "noise and the picture the teacher makes of it, along straighter ways", pairs=True),
+        Kind(distill.one_step, "the picture the teacher makes of the noise, at once", pairs=True),
+        Kind(distill.ict, "consistency without a teacher, from data", solver="lcm", teacher=False),
+        Kind(distill.ect, "a diffusion model tuned to consistency, from data", solver="lcm", teacher=False),
+        Kind(distill.scm, "consistency in continuous time", solver="lcm", teacher=False),
+        Kind(distill.shortcut, "steps of every length, from data", teacher=False),
+        Kind(distill.meanflow, "the average velocity between any two times", teacher=False),
+        Kind(distill.improved_meanflow, "the same, by the student's own velocity", teacher=False),
+    )
+}
+
+
+def times(model: Denoiser) -> str:
+    """A grid for few steps, as a call: where data of the deviation that the model was made for are decided."""
+    return f"quantiles(mean={math.log(model.sigma_data or 1.0) + 0.6:.3g}, deviation=1.6)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Preset):
+    """A student of `teacher`, by a method as a call."""
+
+    teacher: str
+    method: str
+    draws: int = 2
+    """Steps that a picture of the student takes."""
+    scale: float | None = None
+    """The teacher's guidance; none = its own default."""
+    scales: tuple[float, ...] = ()
+    """Two scales of guidance, between which the student is told one; none = it has learnt that of the teacher."""
+    data_alone: bool = False
+    """The teacher's weights are where the student begins, and it is not asked again."""
+    pairs: int = 2000
+    """Pictures that the teacher makes, of methods that learn from pairs."""
+    compared: int = 48
+    """Held-out prompts whose pictures are compared with the teacher's."""
+    training: Training = field(
+        default_factory=lambda: Training(batch=16, rate=2e-4, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
+    )
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[parse(self.method)["name"]]
+
+    def made(self, model: Denoiser) -> Method:
+        """The method, told of the steps that the student will take."""
+        card = dict(parse(self.method))
+        if self.kind.count:
+            card.setdefault(self.kind.count, self.draws)
+        if self.kind.grid:
+            card.setdefault("grid", times(model))
+        method: Method = rebuild(card, [kind.make for kind in KINDS.values()], "method")
+        if self.scales and "guidance" not in method.hears:
+            method = replace(method, hears=(*method.hears, "guidance"))  # type: ignore[type-var]
+        return method
+
+    def prompts(self, system: System) -> Sequence[Any]:
+        """Sixteen prompts for previews."""
+        if isinstance(known := system.encoders.get("class"), Classes):
+            return [i % len(known.classes) for i in range(16)]
+        samples = system.about.get("recipe", {}).get("samples", ())
+        return list(samples)[:16] or [""] * 16
+
+    def prepare(self, pictures: Pictures) -> tuple[System, Job]:
+        """The student as a system, and its training job."""
+        base = open_model(self.teacher)
+        train, held = self.split(pictures)
+        torch.manual_seed(self.training.seed)
+        model: Any = base.denoiser
+        method = self.made(model)
+        student = student_of(model, method, self.training.autocast)
+        channels_last(student)
+        scale = base.defaults.guidance if self.scale is None else self.scale
+        grid, solver = self.sampling(student)
+        taught = self.kind.teacher or not self.data_alone
+        job = Distilling(
+            student,
+            encode(base.codec, train.images),
+            encode(base.codec, held.images),
+            method=method,
+            teacher=Teacher(model, 1.0 if self.scales else scale, self._empty(base)) if taught else None,
+            solver=solver,
+            grid=rebuild(parse(grid), GRIDS, "grid")(student.path, self.draws),
+            truth=None,
+            store=None,
+            scales=(min(self.scales), max(self.scales)) if self.scales else None,
+            encoder=base.prompt_encoder,
+            prompt=prompt_of(train),
+            held_prompt=prompt_of(held),
+            drop=0.0 if taught and scale != 1 else 0.1,
+        )
+        own = self._pace(base)
+        guided = Teacher(model, scale, self._empty(base))
+        job.truth = job.drawn_by(guided, *own, min(self.compared, len(held))) if taught else None
+        if self.kind.pairs:
+            job.pairs(self._store(base, guided, train, own, job))
+        return self._system(base, student, grid), job
+
+    def sampling(self, student: Denoiser) -> tuple[str, Solver]:
+        """The grid and the solver that the student is drawn with."""
+        return times(student), Renoise(DDIM(), gamma=1.0) if self.kind.solver == "lcm" else DDIM()
+
+    def _system(self, base: System, student: Denoiser, grid: str) -> System:
+        about = {k: v for k, v in base.about.items() if k in ("styles", "data", "licence")}
+        told = {"teacher": base.name, "hash": base.hash, "method": self.method, "steps": self.draws}
+        defaults = Sampling(solver=self.kind.solver, steps=self.draws, guidance=1.0, grid=grid, size=base.defaults.size)
+        recipe = {**self.card()["recipe"], "samples": list(base.about.get("recipe", {}).get("samples", ()))}
+        about |= {"name": self.name, "recipe": recipe, "distilled": told}
+        return System(encoders=base.encoders, codec=base.codec, denoiser=student, defaults=defaults, about=about)
+
+    def _empty(self, base: System) -> Callable[[int], Cond | None]:
+        encoder = base.prompt_encoder
+        if encoder is None:
+            return lambda count: None
+        with torch.no_grad():
+            one = encoder.prompts([""])
+        return lambda count: one.map(lambda v: v.expand(count, *v.shape[1:]))
+
+    def _pace(self, base: System) -> tuple[Solver, Tensor]:
+        """How the teacher draws."""
+        grid = rebuild(parse(base.defaults.grid), GRIDS, "grid")(base.denoiser.path, base.defaults.steps)
+        return named(base.defaults.solver)[0], grid
+
+    def _store(self, base: System, teacher: Teacher, train: Pictures, own: tuple[Solver, Tensor], job: Distilling) -> Store:
+        if self.pairs < 1:
+            raise UserError(f"pairs is {self.pairs}; give 1 or more pictures for the teacher to make")
+        prompt = prompt_of(train)
+        said = None if prompt is None else (lambda k: prompt(k % len(train), np.random.default_rng([k, self.training.seed])))
+        shape = base.codec.shape(*base.defaults.size)
+        return Store(teacher, self.pairs, shape, *own, said=said, cond=lambda said: job._cond(said, None), seed=self.training.seed)
