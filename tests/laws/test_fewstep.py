@@ -1,5 +1,7 @@
 """Methods of few steps on Gaussian data, whose flow map is known: each is at rest there, and nowhere near it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from paths import F64
@@ -8,9 +10,13 @@ from torch import nn
 from reverie import oracle
 from reverie.denoiser import Cond, Denoiser
 from reverie.distill.consistency import consistency, trajectory
-from reverie.distill.shown import Shown, Teacher
+from reverie.distill.matching import dmd, sid
+from reverie.distill.moments import moments
+from reverie.distill.shown import Shown, Teacher, jump, reached
+from reverie.distill.steps import fast, knots, progressive, shortcut
 from reverie.distill.tangent import improved_meanflow, meanflow, scm
 from reverie.process import rules, schedules
+from reverie.solve import DDIM, sample
 from reverie.train.loop import Key
 
 MEAN, DEVIATION = 0.7, 0.6
@@ -18,7 +24,10 @@ PATHS = {"edm": schedules.edm(20.0), "flow": schedules.flow(), "cosine": schedul
 
 
 class Map(Denoiser):
-    """The flow map of a Gaussian whose mean and deviation are learnt. ends: aimed at 0 where nothing is said."""
+    """The flow map of a Gaussian whose mean and deviation are learnt; where nothing is said it is aimed at 0, if it `ends`, or at
+    the next of `knots`."""
+
+    knots = None
 
     def __init__(self, path, mean=MEAN, deviation=DEVIATION, ends=False):
         super().__init__(nn.Linear(1, 1), path, rules.velocity() if path is PATHS["flow"] else rules.v())
@@ -28,6 +37,9 @@ class Map(Denoiser):
     def forward(self, x, t, cond=None):
         if self.ends and (cond is None or cond.target is None):
             cond = Cond(target=torch.zeros(len(x), dtype=F64))
+            if self.knots is not None:
+                now = (self.knots - t.expand(len(x))[:, None]).abs().argmin(1)
+                cond = Cond(target=self.knots[now + 1])
         return oracle.GaussianMap(self.path, self.mean.expand(x.shape[1:]), self.deviation)(x, t, cond)
 
 
@@ -38,9 +50,11 @@ def shown(path, count, seed=0, teacher=False, share=1.0, size=2):
     return Shown(x0=MEAN + DEVIATION * x0, n=n, key=Key(seed, 0), teacher=truth, share=share)
 
 
-def slopes(method, path, mean=MEAN, deviation=DEVIATION, count=40000, **told):
+def slopes(method, path, mean=MEAN, deviation=DEVIATION, count=8000, **told):
     """Of the mean loss by (mean, deviation): the gradient, and the error of it that chance makes."""
     student = Map(path, mean, deviation, ends="target" not in method.hears)
+    if hasattr(method, "grid"):
+        student.knots = knots(method.grid, path, method.steps)
     parts = []
     for seed in range(8):
         loss = method(student, shown(path, count // 8, seed, **told)).mean()
@@ -50,13 +64,42 @@ def slopes(method, path, mean=MEAN, deviation=DEVIATION, count=40000, **told):
 
 
 METHODS = {
-    "scm": (scm("log_normal(mean=-0.5, deviation=1)"), {"size": 200, "count": 4000}),  # leans where there are few numbers
+    "scm": (scm("log_normal(mean=-0.5, deviation=1)"), {"size": 200, "count": 1600}),  # leans where there are few numbers
     "scm from a teacher": (scm("log_normal(mean=-0.5, deviation=1)"), {"teacher": True}),
     "meanflow": (meanflow("uniform(least=0.05)", 0.75, 0.0), {}),
     "meanflow, weighed": (meanflow("uniform(least=0.05)", 0.75), {"teacher": True}),
     "improved meanflow": (improved_meanflow("uniform(least=0.05)", 0.75, 0.0), {}),
     "consistency": (consistency(500, "karras(smallest=0.01, largest=20)"), {"teacher": True}),
     "trajectory": (trajectory(500, "karras(smallest=0.01, largest=20)"), {"teacher": True}),
+}
+
+
+def scored(make, **more):
+    """A method of distribution matching whose fake is exact: it knows what the student makes."""
+    method = make(steps=1, **more)
+
+    class Fake:
+        def __call__(self, x, t, cond=None):
+            return oracle.GaussianMap(self.student.path, self.student.mean.detach().expand(2), self.student.deviation.detach())(
+                x, t
+            )
+
+    method.fake = Fake()
+
+    def loss(student, shown):
+        method.fake.student = student
+        return method(student, replace(shown, key=Key(shown.key.seed, 0)))
+
+    loss.hears = ()
+    return loss
+
+
+METHODS |= {
+    "dmd": (scored(dmd, times="log_normal(mean=-0.5, deviation=1)"), {"teacher": True}),
+    "sid": (scored(sid, times="log_normal(mean=-0.5, deviation=1)"), {"teacher": True}),
+    "moments": (moments(8, 0.4, times="log_normal(mean=-0.3, deviation=1)"), {}),
+    "fast": (fast(3, 60), {"teacher": True}),
+    "shortcut": (shortcut(32, 0.25), {}),
 }
 
 
@@ -70,3 +113,24 @@ def test_at_the_known_map_nothing_is_left_to_learn(name, place):
     )
     assert (at.abs() < 5 * error + 0.02 * away.diagonal().abs()).all(), (at, error, away)
     assert (away.diagonal() > 0).all(), "and away from it the way leads back"
+
+
+@pytest.mark.parametrize("place", PATHS)
+def test_halving_keeps_the_map(place):
+    path = PATHS[place]
+    truth = shown(path, 32, teacher=True)
+    method, fine = progressive(4, 4, "quantiles(deviation=1)"), knots("quantiles(deviation=1)", path, 8)
+
+    class Two(Map):
+        def forward(self, x, t, cond=None):
+            k = (fine - t.expand(len(x))[:, None]).abs().argmin(1)
+            t, m, s = fine[k], fine[k + 1], fine[k + 2]
+            y = jump(path, x, truth.teacher(x, t), t, m)
+            return reached(path, x, jump(path, y, truth.teacher(y, m), m, s), t, s)
+
+    student = Two(path)
+    method.beside(student, None)
+    with torch.no_grad():
+        assert float(method(student, truth).abs().max()) < 1e-20 and float(method(Map(path, ends=True), truth).min()) > 1e-12
+    x = path.spread(truth.n, 1.0, 1.0)
+    torch.testing.assert_close(sample(student, x, fine[::2], DDIM()), sample(truth.teacher, x, fine, DDIM()), atol=1e-9, rtol=1e-9)

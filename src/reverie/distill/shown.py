@@ -38,6 +38,10 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        return self.through(x, t, cond)
+
+    def through(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        """The same, with a gradient to x."""
         scale = None if cond is None else cond.guidance
         cond = cond and replace(cond, guidance=None, target=None)
         if scale is None and self.scale == 1:

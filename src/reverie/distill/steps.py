@@ -26,6 +26,7 @@ from reverie.distill.shown import Shown, aimed, jump, reached, square
 from reverie.errors import UserError
 from reverie.process.grids import GRIDS
 from reverie.process.path import Path, like
+from reverie.solve import Single, sample
 from reverie.train.objective import TIMES
 
 
@@ -40,18 +41,15 @@ def knots(grid: str, path: Path, steps: int) -> Tensor:
     return made
 
 
-def walked(model: Any, path: Path, x: Tensor, t: Tensor, s: Tensor, steps: int, cond: Cond | None) -> Tensor:
-    """x_s by DDIM in so many steps, even in sigma / alpha's angle, where every path is smooth."""
+def walked(model: Any, x: Tensor, t: Tensor, s: Tensor, steps: int, cond: Cond | None) -> Tensor:
+    """x_s by so many steps of two evaluations (DPM-Solver++ 2S), even in the angle of sigma / alpha, where every path is smooth."""
+    path: Path = model.path
 
     def angle(t: Tensor) -> Tensor:
         return torch.atan2(path(t)[1], path(t)[0])
 
-    first, last = angle(t), angle(s)
-    for k in range(steps):
-        nearer = first + (last - first) * (k + 1) / steps
-        u = s if k + 1 == steps else path.t_of_lam(-nearer.tan().log())
-        x, t = jump(path, x, model(x, t, cond), t, u), u
-    return x
+    way = angle(t) + (angle(s) - angle(t)) * torch.arange(1, steps, dtype=torch.float64) / steps
+    return sample(model, x, torch.cat([t[None], path.t_of_lam(-way.tan().log()), s[None]]), Single(2), cond=cond)
 
 
 class Round(nn.Module):
@@ -127,13 +125,14 @@ class Fast:
     def __call__(self, student: Denoiser, shown: Shown) -> Tensor:
         path, teacher = student.path, shown.taught()
         times = knots(self.grid, path, self.steps)
-        x, total = path.spread(shown.n, times[0], 1.0), torch.zeros(len(shown.n))
+        x = path.spread(shown.n, times[0], 1.0)
+        total = x.new_zeros(len(x))
         for k in range(self.steps):
-            t, s = (times[i].expand(len(x)) for i in (k, k + 1))
+            t, s = times[k], times[k + 1]
             with torch.no_grad():
-                wanted = reached(path, x, walked(teacher, path, x, t, s, self.fine, shown.cond), t, s)
+                wanted = reached(path, x, walked(teacher, x, t, s, self.fine, shown.cond), t, s)
             estimate = student(x, t, shown.cond)
-            total = total + square((estimate - wanted) / like(student.solution(t)[1], x)).to(total)
+            total = total + square((estimate - wanted) / like(student.solution(t)[1], x))
             x = jump(path, x, estimate.detach(), t, s)
         return total / self.steps
 

@@ -65,7 +65,7 @@ class MLP(nn.Module):
     ) -> Tensor:
         """tokens, mask and residuals must be None: there is nothing here to take them."""
         expect("x", x, None, self.config.dim)
-        expect("t", t, x.shape[0])
+        expect("t", t, x.shape[0], *t.shape[1:])  # one clock, or several
         if tokens is not None or mask is not None or residuals is not None:
             raise ValueError("tokens, mask, residuals: a net of points takes none of them")
         emb = self.time(t)

@@ -211,7 +211,7 @@ class MMDiTBody(nn.Module):
     def _check(self, x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None) -> None:
         c = self.config
         expect("x", x, None, c.in_channels, None, None)
-        expect("t", t, x.shape[0])
+        expect("t", t, x.shape[0], *t.shape[1:])  # one clock, or several
         if x.shape[2] % c.patch or x.shape[3] % c.patch:
             raise ValueError(f"x: expected height and width in multiples of {c.patch}, got {tuple(x.shape[2:])}")
         if c.axes is None and max(x.shape[2:]) > c.table * c.patch:

@@ -72,7 +72,7 @@ def begin(net: nn.Module, stem: nn.Conv2d, adapt: SingleAdapt) -> None:
 def check_inputs(x: Tensor, t: Tensor, tokens: Tensor | None, mask: Tensor | None, channels: int, patch: int, dim: int) -> Tensor:
     """The tokens, which a captioned net cannot do without. ValueError where an input has not the shape it needs."""
     expect("x", x, None, channels, None, None)
-    expect("t", t, x.shape[0])
+    expect("t", t, x.shape[0], *t.shape[1:])  # one clock, or several
     if x.shape[2] % patch or x.shape[3] % patch:
         raise ValueError(f"x: expected height and width in multiples of {patch}, got {tuple(x.shape[2:])}")
     if tokens is None:

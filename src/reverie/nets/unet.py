@@ -230,7 +230,7 @@ class Descent(nn.Module):
 
     def _check(self, x: Tensor, t: Tensor) -> None:
         expect("x", x, None, self.config.in_channels, None, None)
-        expect("t", t, x.shape[0])
+        expect("t", t, x.shape[0], *t.shape[1:])  # one clock, or several
         step = self.config.multiple
         if x.shape[2] % step or x.shape[3] % step:
             raise ValueError(f"x: expected height and width in multiples of {step}, got {tuple(x.shape[2:])}")

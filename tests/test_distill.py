@@ -1,0 +1,171 @@
+"""Distilling a model: every method teaches, goes on where it stopped, and makes a model like any other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import small_system
+
+from reverie.cli import main
+from reverie.denoiser import Cond, Denoiser
+from reverie.distill import Teacher, ect, fast, student_of
+from reverie.errors import UserError
+from reverie.nets.clocks import hears, tell
+from reverie.nets.dit import DiT, DiTConfig
+from reverie.nets.mlp import MLP, MLPConfig
+from reverie.nets.mmdit import MMDiT, MMDiTConfig
+from reverie.nets.pixart import PixArt, PixArtConfig
+from reverie.nets.sana import Sana, SanaConfig
+from reverie.nets.unet import UNet, UNetConfig
+from reverie.process import rules, schedules
+from reverie.systems import save
+from reverie.systems.distilled import KINDS
+from reverie.systems.weights import load
+from reverie.tasks import Edit, generate
+
+WIDE = {"in_channels": 4, "width": 32, "context_dim": 12}
+NETS = {
+    "unet": lambda: UNet(UNetConfig(in_channels=4, out_channels=4, channels=16, mult=(1, 2), blocks=1, groups=8)),
+    "dit": lambda: DiT(DiTConfig(in_channels=4, width=32, size=8, depth=1, heads=2, learn_sigma=False)),
+    "pixart": lambda: PixArt(PixArtConfig(**WIDE, depth=1, heads=2, learn_sigma=False)),
+    "sana": lambda: Sana(SanaConfig(**WIDE, depth=1, heads=2, cross_heads=2)),
+    "mmdit": lambda: MMDiT(MMDiTConfig(**WIDE, heads=2, depth=1, size=4, table=4)),
+    "mlp": lambda: MLP(MLPConfig(dim=4, width=32, depth=1)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_a_net_that_is_told_more_is_at_first_itself(name):
+    torch.manual_seed(0)
+    net = NETS[name]().eval()
+    for part in net.parameters():
+        if not part.any():
+            torch.nn.init.normal_(part, std=0.1)
+    x = torch.randn(2, 4) if name == "mlp" else torch.randn(2, 4, 8, 8)
+    c = net.config
+    vector = torch.randn(2, c.width) if name == "dit" else None
+    tokens = torch.randn(2, 5, 12) if getattr(c, "context_dim", None) else None
+    cond = Cond(vector=vector, tokens=tokens)
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    plain = Denoiser(net, schedules.flow(), rules.velocity())(x, t, cond)
+    told = Denoiser(tell(tell(net, ["target"]), ["guidance", "target"]), schedules.flow(), rules.velocity())
+    assert told.hears == hears(net) == ("target", "guidance") and told.guided
+    aimed = replace(cond, target=t / 2, guidance=torch.tensor([3.0, 5.0]))
+    assert torch.equal(told(x, t, cond), plain) and torch.equal(told(x, t, aimed), plain)
+    for layer in net.get_submodule("adapt.time" if name in ("pixart", "sana") else "time").more.values():
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    for other in (replace(aimed, target=t / 3), replace(aimed, guidance=torch.tensor([2.0, 5.0]))):
+        assert (told(x, t, other) - told(x, t, aimed)).abs().max() > 1e-6
+    nowhere = replace(aimed, target=None)
+    assert torch.equal(told(x, t, nowhere), told(x, t, replace(aimed, target=t))), "without a target it is the denoiser"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A teacher of 16 px and a folder of pictures."""
+    folder = tmp_path_factory.mktemp("distil")
+    system = small_system()
+    save(
+        replace(system, about={"name": "small", "recipe": {"source": "folder", "data": str(folder / "pictures")}}),
+        folder / "teacher.safetensors",
+    )
+    (folder / "pictures").mkdir()
+    made = np.random.default_rng(0)
+    for k in range(24):
+        Image.fromarray(made.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / "pictures" / f"{k}.png")
+        (folder / "pictures" / f"{k}.txt").write_text("a man with red hair")
+    return folder
+
+
+def distilled(place, out, *words):
+    main(["distill", *words, "--teacher", str(place / "teacher.safetensors"), "--batch", "4", "--threads", "1", "--out", str(out)])
+    return load(out / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_method_teaches(name, place, tmp_path, capsys):
+    call = f"{name}(rounds=2)" if name == "ect" else f"{name}(steps=6)" if name in ("consistency", "trajectory") else name
+    call = "progressive(begin=4)" if name == "progressive" else call
+    scales = ["--scales", "1", "4"] if name == "guidance" else []
+    made = distilled(place, tmp_path / "run", call, "--updates", "3", "--pairs", "6", *scales)
+    teacher = load(place / "teacher.safetensors")
+    own, theirs = ({k: v for k, v in s.denoiser.state_dict().items()} for s in (made, teacher))
+    assert any(not torch.equal(own[k], v) for k, v in theirs.items()), "it has learnt"
+    assert made.defaults.steps == 2 and made.about["distilled"]["teacher"] == "small" and made.name == f"small-{name}-2"
+    assert made.about["distilled"]["method"].startswith(name)
+    picture = np.asarray(generate(made, "a bald man", seed=3)[0])
+    assert picture.shape == (16, 16, 3)
+    edited = generate(made, "a man", tasks=[Edit(Image.fromarray(picture), 0.5)], seed=1)
+    assert len(edited) == 1, "a student is a model like any other"
+
+
+def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
+    whole = distilled(place, tmp_path / "whole", "progressive(begin=8)", "--updates", "8")
+    distilled(place, tmp_path / "parts", "progressive(begin=8)", "--updates", "8")
+    from reverie.systems.distilled import Distillation  # the same run, stopped in the middle of a round
+    from reverie.tasks.train import Session, restored, stored
+
+    folder = tmp_path / "broken"
+    begun = stored(tmp_path / "whole")
+    preset = Distillation(name=whole.name, source="folder", teacher="", method="")
+    recipe = restored(preset, begun)
+    session = Session.open(recipe, folder, False)
+    for now in session:
+        if now.step == 5:
+            session.run.stop = True
+    again = distilled(place, folder, "progressive(begin=8)", "--updates", "8", "--resume")
+    for k, v in whole.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[k], v), k
+
+
+def test_the_student_begins_as_its_teacher():
+    system = small_system()
+    student = student_of(system.denoiser, fast())
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.01], dtype=torch.float64)
+    cond = system.prompt_encoder.prompts(["a man", ""])
+    with torch.no_grad():
+        assert torch.equal(student(x, t, cond), system.denoiser(x, t, cond))
+    assert all(p.requires_grad for p in student.net.parameters()) and not any(p.requires_grad for p in system.denoiser.parameters())
+
+
+def test_a_teacher_hears_the_scale_that_is_told():
+    system = small_system()
+    encoder = system.prompt_encoder
+    empty = lambda count: encoder.prompts([""] * count)  # noqa: E731
+    x, t, cond = torch.randn(2, 3, 16, 16), torch.tensor([0.02, 0.01], dtype=torch.float64), encoder.prompts(["a man", "red hair"])
+    told = Teacher(system.denoiser, 1.0, empty)(x, t, replace(cond, guidance=torch.tensor([1.0, 3.0])))
+    one, three = (Teacher(system.denoiser, w, empty)(x, t, cond) for w in (1.0, 3.0))
+    torch.testing.assert_close(told, torch.stack([one[0], three[1]]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fats"], "no method is called 'fats'. Did you mean 'fast'"),
+        (["fast(stps=2)"], "stps"),
+        (["fast", "--steps", "0"], "--steps is 0; a picture takes 1 step or more"),
+        (["guidance", "--scales", "3"], "--scales takes two scales"),
+        (["progressive(begin=6)"], "begin is 6 and end 2; begin is end times a power of 2"),
+        (["consistency(steps=1)"], "consistency needs two points"),
+        (["meanflow(apart=2)"], "apart is 2"),
+        (["fast(fine=1)"], "fine 1"),
+        (["moments", "--batch", "1"], "one sample is no group to compare: use a larger --batch"),
+        (["fast", "--teacher", "nowhere"], "no model is called 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words, said, place, tmp_path, capsys):
+    base = ["--teacher", str(place / "teacher.safetensors"), "--out", str(tmp_path / "run"), "--updates", "1", "--batch", "4"]
+    with pytest.raises(SystemExit):
+        main(["distill", words[0], *base, *words[1:]])
+    assert said in capsys.readouterr().err
+
+
+def test_nets_that_are_not_their_input_without_noise_are_refused():
+    net = MLP(MLPConfig(dim=2, width=16, depth=1))
+    with pytest.raises(UserError, match=r"'x0' is not: train the teacher with velocity\(\), v\(\) or edm\(\)"):
+        student_of(Denoiser(net, schedules.edm(), rules.x0()), ect())
+    with pytest.raises(UserError, match="says nothing about x0 at t = "):
+        student_of(Denoiser(net, schedules.flow(), rules.eps()), ect())
