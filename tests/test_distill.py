@@ -21,9 +21,10 @@ from reverie.nets.sana import Sana, SanaConfig
 from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import save
-from reverie.systems.distilled import KINDS
+from reverie.systems.distilled import KINDS, Distillation
 from reverie.systems.weights import load
 from reverie.tasks import Edit, generate
+from reverie.tasks.train import Session, restored, stored
 
 WIDE = {"in_channels": 4, "width": 32, "context_dim": 12}
 NETS = {
@@ -81,7 +82,8 @@ def place(tmp_path_factory):
 
 
 def distilled(place, out, *words):
-    main(["distill", *words, "--teacher", str(place / "teacher.safetensors"), "--batch", "4", "--threads", "1", "--out", str(out)])
+    fresh = [] if "--resume" in words else ["--teacher", str(place / "teacher.safetensors"), "--batch", "4"]
+    main(["distill", *words, *fresh, "--threads", "1", "--out", str(out)])
     return load(out / "model.safetensors")
 
 
@@ -104,19 +106,12 @@ def test_every_method_teaches(name, place, tmp_path, capsys):
 
 def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
     whole = distilled(place, tmp_path / "whole", "progressive(begin=8)", "--updates", "8")
-    distilled(place, tmp_path / "parts", "progressive(begin=8)", "--updates", "8")
-    from reverie.systems.distilled import Distillation  # the same run, stopped in the middle of a round
-    from reverie.tasks.train import Session, restored, stored
-
     folder = tmp_path / "broken"
-    begun = stored(tmp_path / "whole")
-    preset = Distillation(name=whole.name, source="folder", teacher="", method="")
-    recipe = restored(preset, begun)
+    recipe = restored(Distillation(name=whole.name, source="folder", teacher="", method=""), stored(tmp_path / "whole"))
     session = Session.open(recipe, folder, False)
     for now in session:
-        if now.step == 5:
-            session.run.stop = True
-    again = distilled(place, folder, "progressive(begin=8)", "--updates", "8", "--resume")
+        session.run.stop = now.step == 5  # in the middle of a round
+    again = distilled(place, folder, "--resume")
     for k, v in whole.denoiser.state_dict().items():
         assert torch.equal(again.denoiser.state_dict()[k], v), k
 

@@ -1,8 +1,8 @@
 """`reverie distill fast --teacher MODEL --steps 2`: a student that draws in a few steps; stops and goes on at any moment."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from reverie.data.pictures import skipped
 from reverie.errors import UserError, nearest
 from reverie.systems.distilled import KINDS, Distillation
 from reverie.systems.shipped import open_model
-from reverie.tasks.train import Session, restored, stored
+from reverie.tasks.train import Session, stored
 from reverie.train.loop import Training
 
 PROG = "reverie distill"
@@ -66,17 +66,12 @@ def main(arguments: Sequence[str]) -> None:
         names = "\n".join(f"  {name:<18} {kind.about}" for name, kind in KINDS.items())
         print(f"methods, by default {DEFAULT}:\n\n{names}\n")
     asked = parse(Distill, arguments, PROG)
-    name = asked.method.partition("(")[0]
-    if name not in KINDS:
-        raise UserError(f"no method is called '{name}'.{nearest(name, KINDS)}")
-    if not 0 <= asked.threads <= 1024:
-        raise UserError(f"--threads is {asked.threads}; give a positive number up to 1024, or 0 for all")
+    folder = Path(asked.out or f"runs/{asked.method.partition('(')[0]}-{asked.steps}")
+    if asked.resume and (begun := stored(folder)):  # what it was begun with holds, unless it is said again
+        asked = parse(Distill, arguments, PROG, before(begun, folder))
+    recipe = recipe_of(asked)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    folder = Path(asked.out or f"runs/{name}-{asked.steps}")
-    recipe = recipe_of(asked)
-    if asked.resume and (begun := stored(folder)):
-        recipe = replace(restored(recipe, begun), training=replace(recipe.training, seed=begun["training"]["seed"]))
     session = Session.open(recipe, folder, asked.resume)
     for line in skipped(session.problems):
         print(f"reverie: {line}", file=sys.stderr)
@@ -84,8 +79,36 @@ def main(arguments: Sequence[str]) -> None:
     print(session.folder / "model.safetensors")
 
 
+def before(begun: Mapping[str, Any], folder: Path) -> Distill:
+    """What the run in a folder was asked for."""
+    training = begun.get("training")
+    if not isinstance(training, Mapping) or not {"teacher", "method", "draws"} <= begun.keys():
+        raise UserError(f"{folder} holds another kind of run: name the folder of one that `reverie distill` began with --out")
+    return Distill(
+        method=begun["method"],
+        teacher=begun["teacher"],
+        steps=begun["draws"],
+        guidance=begun["scale"],
+        scales=tuple(begun["scales"]),
+        source=begun["source"],
+        data=begun["data"],
+        alone=begun["data_alone"],
+        pairs=begun["pairs"],
+        minutes=training["minutes"],
+        updates=training["steps"] or 0,
+        rate=training["rate"],
+        batch=training["batch"],
+        seed=training["seed"],
+    )
+
+
 def recipe_of(asked: Distill) -> Distillation:
     """What is asked for, on the data of the teacher."""
+    name = asked.method.partition("(")[0]
+    if name not in KINDS:
+        raise UserError(f"no method is called '{name}'.{nearest(name, KINDS)}")
+    if not 0 <= asked.threads <= 1024:
+        raise UserError(f"--threads is {asked.threads}; give a positive number up to 1024, or 0 for all")
     if asked.steps < 1:
         raise UserError(f"--steps is {asked.steps}; a picture takes 1 step or more")
     if len(asked.scales) not in (0, 2):
@@ -107,7 +130,7 @@ def recipe_of(asked: Distill) -> Distillation:
         seed=asked.seed,
     )
     return Distillation(
-        name=f"{base.name}-{asked.method.partition('(')[0]}-{asked.steps}",
+        name=f"{base.name}-{name}-{asked.steps}",
         about=f"{base.name} in {asked.steps} steps",
         source=source,
         data=asked.data or (learnt.get("data", "") if not asked.source else ""),
