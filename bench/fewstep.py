@@ -6,8 +6,8 @@
 
 Each run (method, steps, seed) learns `--share` of the samples that the teacher saw, and goes on where it stopped. Methods whose
 students draw with any number of steps are trained once for all. The teacher is drawn with its own guidance, and counts two
-evaluations a step where that is not 1. share: the samples that a student learnt from, of those that the teacher did; cpu s: what that
-took. What is measured, and how, is `reverie evaluate`'s; rows of the same run are replaced.
+evaluations a step where that is not 1. share: the samples that a student learnt from, of those that the teacher did; cpu s: what
+that took. What is measured, and how, is `reverie evaluate`'s; rows of the same run are replaced.
 """
 
 import csv
@@ -26,34 +26,9 @@ from reverie.systems.shipped import open_model
 from reverie.tasks.evaluate import evaluate
 from reverie.tasks.train import Session
 
-FIELDS = (
-    "teacher",
-    "method",
-    "steps",
-    "seed",
-    "nfe",
-    "n",
-    "kid x 1000",
-    "frechet",
-    "precision",
-    "recall",
-    "agreement",
-    "share",
-    "cpu s",
-)
-ANY = (
-    "consistency",
-    "trajectory",
-    "reflow",
-    "ict",
-    "ect",
-    "scm",
-    "shortcut",
-    "meanflow",
-    "improved_meanflow",
-    "moments",
-    "coupled",
-)
+KEY = ("teacher", "method", "steps", "seed")
+FIELDS = (*KEY, "nfe", "n", "kid x 1000", "frechet", "precision", "recall", "agreement", "share", "cpu s")
+ANY = tuple(k for k, kind in KINDS.items() if not kind.count and k not in ("guidance", "one_step"))
 """Methods whose students draw with any number of steps."""
 ONCE = ("one_step", "sid")
 """And those that draw in one."""
