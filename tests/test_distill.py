@@ -91,11 +91,12 @@ def distilled(place, out, *words):
 def test_every_method_teaches(name, place, tmp_path, capsys):
     call = f"{name}(rounds=2)" if name == "ect" else f"{name}(steps=6)" if name in ("consistency", "trajectory") else name
     call = "progressive(begin=4)" if name == "progressive" else call
-    scales = ["--scales", "1", "4"] if name == "guidance" else []
+    scales = ["--scales", "1", "4"] if name in ("guidance", "consistency", "meanflow") else []
     made = distilled(place, tmp_path / "run", call, "--updates", "3", "--pairs", "6", *scales)
     teacher = load(place / "teacher.safetensors")
     own, theirs = ({k: v for k, v in s.denoiser.state_dict().items()} for s in (made, teacher))
     assert any(not torch.equal(own[k], v) for k, v in theirs.items()), "it has learnt"
+    assert made.denoiser.guided == bool(scales) and made.defaults.guidance == (2.0 if scales else 1.0)
     assert made.defaults.steps == 2 and made.about["distilled"]["teacher"] == "small" and made.name == f"small-{name}-2"
     assert made.about["distilled"]["method"].startswith(name)
     picture = np.asarray(generate(made, "a bald man", seed=3)[0])
@@ -147,6 +148,9 @@ def test_a_teacher_hears_the_scale_that_is_told():
         (["consistency(steps=1)"], "consistency needs two points"),
         (["meanflow(apart=2)"], "apart is 2"),
         (["fast(fine=1)"], "fine 1"),
+        (["guidance"], "say which, as --scales 1 6"),
+        (["reflow", "--scales", "1", "4"], "reflow learns no scale of guidance"),
+        (["ect", "--scales", "1", "4"], "ect learns no scale of guidance"),
         (["moments", "--batch", "1"], "one sample is no group to compare: use a larger --batch"),
         (["fast", "--teacher", "nowhere"], "no model is called 'nowhere'"),
     ],

@@ -1,6 +1,7 @@
 """The job of teaching a student: few-step methods over the trainer that there is."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from reverie.train.jobs import Diffusion
 from reverie.train.loop import Key
 
 
-def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = None) -> Denoiser:
-    """A copy of the model that learns, told the clocks of the method; at first it is the model, bit for bit."""
+def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = None, hears: tuple[str, ...] = ()) -> Denoiser:
+    """A copy of the model that learns, told the clocks of the method, and others; at first it is the model, bit for bit."""
     net = copy.deepcopy(model.net).float().requires_grad_(True)
+    clocks = (*method.hears, *hears)
     made = Denoiser(
-        tell(net, method.hears) if method.hears else net,
+        tell(net, clocks) if clocks else net,
         model.path,
         model.rule,
         model.clock,
@@ -55,8 +57,8 @@ def _rule(student: Denoiser) -> str:
 class Distilling(Diffusion):
     """Teaches the denoiser by a method. store: pairs that a teacher makes, in place of the data (`pairs.py`).
 
-    scales: between which a scale of guidance is drawn for each sample, or None. solver, grid: how the student is drawn with, when
-    it is compared with the teacher's own pictures `truth` (H, ...) of the noise of those held out.
+    scales: between which a scale of guidance is drawn for each sample, or None; told: that which is told when it is compared.
+    solver, grid: how the student is drawn with, then, beside the teacher's own pictures `truth` (H, ...) of the same noise and words.
     """
 
     def __init__(
@@ -72,11 +74,12 @@ class Distilling(Diffusion):
         truth: Tensor | None = None,
         store: Store | None = None,
         scales: tuple[float, float] | None = None,
+        told: float | None = None,
         **named: Any,
     ) -> None:
         super().__init__(student, data, held, times=lambda path, u: u, **named)
         self.method, self.teacher, self.solver, self.grid = method, teacher, solver, grid
-        self.truth, self.store, self.scales = truth, store, scales
+        self.truth, self.store, self.scales, self.told = truth, store, scales, told
         if store is not None:
             self.pairs(store)
         if self.encoder is not None:
@@ -92,8 +95,7 @@ class Distilling(Diffusion):
         x0, n, cond = self.given(self.rows[index], key)
         if self.scales is not None:
             low, high = self.scales
-            drawn = low + (high - low) * torch.rand(len(n), generator=key.torch("scale"))
-            cond = Cond(guidance=drawn) if cond is None else Cond(**{**vars(cond), "guidance": drawn})
+            cond = replace(cond or Cond(), guidance=low + (high - low) * torch.rand(len(n), generator=key.torch("scale")))
         return self.method(self.denoiser, Shown(x0=x0, n=n, cond=cond, key=key, teacher=self.teacher, share=key.share))
 
     def given(self, index: np.ndarray, key: Key) -> tuple[Tensor, Tensor, Cond | None]:
@@ -131,7 +133,10 @@ class Distilling(Diffusion):
                 said = [self.held_prompt(k % len(self.held), np.random.default_rng(digest("validation", k))) for k in rows]
             rng = Rng(tuple(digest("validation", k) for k in rows), dtype=self.held.dtype)
             x = path.prior((len(rows), *self.held.shape[1:]), grid[0], rng=rng, spread=1.0)
-            out.append(sample(model, x, grid, solver, cond=self._cond(said, None), rng=rng))
+            cond = self._cond(said, None)
+            if self.told is not None:
+                cond = replace(cond or Cond(), guidance=torch.full((len(rows),), self.told))
+            out.append(sample(model, x, grid, solver, cond=cond, rng=rng))
         return torch.cat(out)
 
 

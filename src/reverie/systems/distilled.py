@@ -5,7 +5,7 @@ reverie distill fast --teacher reverie-avatars --steps 2 --minutes 30
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,20 @@ from reverie.systems.shipped import open_model
 from reverie.systems.system import Sampling, System
 from reverie.train.loop import Job, Training
 
+NEEDED, ASKED, NEVER = "needed", "asked", "never"
+
 
 @dataclass(frozen=True)
 class Kind:
     """A method by its constructor. about: in a line. solver: what its students are drawn with. pairs: it learns from pairs that the
-    teacher makes. teacher: it cannot do without one. count: its argument that is the number of steps. grid: it takes theirs."""
+    teacher makes. teacher: whether it needs one, or asks one for its velocity where there is one, or learns from data alone.
+    count: its argument that is the number of steps; grid: it takes theirs."""
 
     make: Callable[..., Any]
     about: str
     solver: str = "ddim"
     pairs: bool = False
-    teacher: bool = True
+    teacher: str = NEEDED
     count: str = ""
     grid: bool = False
 
@@ -47,21 +50,21 @@ KINDS = {
         Kind(distill.fast, "the few steps alone, each as good as several of the teacher", count="steps", grid=True),
         Kind(distill.progressive, "two steps in one, again and again", count="end", grid=True),
         Kind(distill.guidance, "one evaluation in place of two, for every scale of guidance"),
-        Kind(distill.consistency, "every point of a trajectory knows where it ends", solver="lcm"),
+        Kind(distill.consistency, "every point of a trajectory knows where it ends", "lcm"),
         Kind(distill.trajectory, "every point of a trajectory knows all that follow"),
         Kind(distill.reflow, "noise and the picture the teacher makes of it, along straighter ways", pairs=True),
         Kind(distill.one_step, "the picture the teacher makes of the noise, at once", pairs=True),
         Kind(distill.dmd, "pictures that are scored as the teacher's are", "lcm", count="steps", grid=True),
         Kind(distill.sid, "the same, by the identity that scores have", "lcm", count="steps", grid=True),
         Kind(distill.add, "an adversary, and the teacher's word on what is noised again", "lcm", count="steps", grid=True),
-        Kind(distill.ict, "consistency without a teacher, from data", solver="lcm", teacher=False),
-        Kind(distill.ect, "a diffusion model tuned to consistency, from data", solver="lcm", teacher=False),
-        Kind(distill.scm, "consistency in continuous time", solver="lcm", teacher=False),
-        Kind(distill.moments, "what is reached from two times has one distribution", teacher=False),
-        Kind(distill.coupled, "straighter ways, by noise that is near its point", teacher=False),
-        Kind(distill.shortcut, "steps of every length, from data", teacher=False),
-        Kind(distill.meanflow, "the average velocity between any two times", teacher=False),
-        Kind(distill.improved_meanflow, "the same, by the student's own velocity", teacher=False),
+        Kind(distill.scm, "consistency in continuous time", "lcm", teacher=ASKED),
+        Kind(distill.meanflow, "the average velocity between any two times", teacher=ASKED),
+        Kind(distill.improved_meanflow, "the same, by the student's own velocity", teacher=ASKED),
+        Kind(distill.ect, "a diffusion model tuned to consistency, from data", "lcm", teacher=NEVER),
+        Kind(distill.ict, "consistency from coarse steps to fine, from data", "lcm", teacher=NEVER),
+        Kind(distill.shortcut, "steps of every length, from data", teacher=NEVER),
+        Kind(distill.moments, "what is reached from two times has one distribution, from data", teacher=NEVER),
+        Kind(distill.coupled, "straighter ways, by noise that is near its point, from data", teacher=NEVER),
     )
 }
 
@@ -105,9 +108,12 @@ class Distillation(Preset):
         if self.kind.grid:
             card.setdefault("grid", times(model))
         method: Method = rebuild(card, [kind.make for kind in KINDS.values()], "method")
-        if self.scales and "guidance" not in method.hears:
-            method = replace(method, hears=(*method.hears, "guidance"))  # type: ignore[type-var]
         return method
+
+    @property
+    def taught(self) -> bool:
+        """Whether the teacher is asked."""
+        return self.kind.teacher == NEEDED or (self.kind.teacher == ASKED and not self.data_alone)
 
     def prompts(self, system: System) -> Sequence[Any]:
         """Sixteen prompts for previews."""
@@ -119,46 +125,55 @@ class Distillation(Preset):
     def prepare(self, pictures: Pictures) -> tuple[System, Job]:
         """The student as a system, and its training job."""
         base = open_model(self.teacher)
+        scale = base.defaults.guidance if self.scale is None else self.scale
+        self._check()
         train, held = self.split(pictures)
         torch.manual_seed(self.training.seed)
         model: Any = base.denoiser
         method = self.made(model)
-        student = student_of(model, method, self.training.autocast)
+        student = student_of(model, method, self.training.autocast, ("guidance",) if self.scales else ())
         channels_last(student)
-        scale = base.defaults.guidance if self.scale is None else self.scale
         grid, solver = self.sampling(student)
-        taught = self.kind.teacher or not self.data_alone
+        teacher = Teacher(model, scale, self._empty(base))
         job = Distilling(
             student,
             encode(base.codec, train.images),
             encode(base.codec, held.images),
             method=method,
-            teacher=Teacher(model, 1.0 if self.scales else scale, self._empty(base)) if taught else None,
+            teacher=teacher if self.taught else None,
             solver=solver,
             grid=rebuild(parse(grid), GRIDS, "grid")(student.path, self.draws),
-            truth=None,
-            store=None,
             scales=(min(self.scales), max(self.scales)) if self.scales else None,
+            told=scale if self.scales else None,
             encoder=base.prompt_encoder,
             prompt=prompt_of(train),
             held_prompt=prompt_of(held),
-            drop=0.0 if taught and scale != 1 else 0.1,
+            drop=0.0 if self.taught and scale != 1 else 0.1,
         )
         own = self._pace(base)
-        guided = Teacher(model, scale, self._empty(base))
-        job.truth = job.drawn_by(guided, *own, min(self.compared, len(held))) if taught else None
+        if self.taught:
+            job.truth = job.drawn_by(teacher, *own, min(self.compared, len(held)))
         if self.kind.pairs:
-            job.pairs(self._store(base, guided, train, own, job))
-        return self._system(base, student, grid), job
+            job.pairs(self._store(base, teacher, train, own, job))
+        return self._system(base, student, grid, scale), job
+
+    def _check(self) -> None:
+        """UserError for what does not go together."""
+        if self.scales and (self.kind.pairs or not self.taught):
+            name = parse(self.method)["name"]
+            raise UserError(f"{name} learns no scale of guidance: leave out --scales, or choose a method that asks the teacher")
+        if parse(self.method)["name"] == "guidance" and not self.scales:
+            raise UserError("guidance learns every scale between two: say which, as --scales 1 6")
 
     def sampling(self, student: Denoiser) -> tuple[str, Solver]:
         """The grid and the solver that the student is drawn with."""
         return times(student), Renoise(DDIM(), gamma=1.0) if self.kind.solver == "lcm" else DDIM()
 
-    def _system(self, base: System, student: Denoiser, grid: str) -> System:
+    def _system(self, base: System, student: Denoiser, grid: str, scale: float) -> System:
         about = {k: v for k, v in base.about.items() if k in ("styles", "data", "licence")}
         told = {"teacher": base.name, "hash": base.hash, "method": self.method, "steps": self.draws}
-        defaults = Sampling(solver=self.kind.solver, steps=self.draws, guidance=1.0, grid=grid, size=base.defaults.size)
+        told_of = scale if self.scales else 1.0
+        defaults = Sampling(solver=self.kind.solver, steps=self.draws, guidance=told_of, grid=grid, size=base.defaults.size)
         recipe = {**self.card()["recipe"], "samples": list(base.about.get("recipe", {}).get("samples", ()))}
         about |= {"name": self.name, "recipe": recipe, "distilled": told}
         return System(encoders=base.encoders, codec=base.codec, denoiser=student, defaults=defaults, about=about)
