@@ -58,7 +58,7 @@ class Distilling(Diffusion):
     """Teaches the denoiser by a method. store: pairs that a teacher makes, in place of the data (`pairs.py`).
 
     scales: between which a scale of guidance is drawn for each sample, or None; told: that which is told when it is compared.
-    solver, grid: how the student is drawn with, then, beside the teacher's own pictures `truth` (H, ...) of the same noise and words.
+    solver, grid: how the student is drawn with then, beside the teacher's pictures `truth` (H, ...) of the same noise and words.
     """
 
     def __init__(
