@@ -13,8 +13,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 import reverie
 from reverie.data.avatars import avatars
+from reverie.data.hints import edges
 from reverie.data.sheet import sheet
+from reverie.systems.control import open_control
 from reverie.tasks import Edit, Invert, Vary
+from reverie.tasks.control import Steer
 from reverie.tasks.follow import Follow
 from reverie.tasks.regions import Region, Regions
 
@@ -156,6 +159,26 @@ def follow(system):
     return sheet(rows, 4, scale=2, below=labels, title="--follow: attention as of the first picture, the same seed")
 
 
+def control(system):
+    """Edges of real pictures, and other words."""
+    held, steer = avatars().split(256)[1], open_control("avatars-edges", system)
+    words = "a smiling woman, purple t-shirt", "an angry person, yellow shirt", ""
+    rows, labels = [], []
+    for k in range(4):
+        image = Image.fromarray(np.ascontiguousarray(held.images[k].transpose(1, 2, 0)))
+        style = held.attributes[k]["style"]
+        made = [system.generate(text, style=style, tasks=[Steer((steer,), (image,), ("edges()",))], seed=7)[0] for text in words]
+        rows += [image, Image.fromarray(edges()(np.asarray(image))), *made]
+        labels += [
+            "a held-out picture",
+            "its edges",
+            *("smiling woman, purple t-shirt", "angry person, yellow shirt", "no words"),
+        ]
+    return sheet(
+        rows, 5, scale=2, below=labels, title="--control \"control(net='avatars-edges', image=..., take='edges()')\", seed 7"
+    )
+
+
 def restore(system):
     """What is left of real pictures, and what is found that fits it."""
     held, rng = avatars().split(256)[1], np.random.default_rng(0)
@@ -187,7 +210,7 @@ def squeezed(image, quality):
     return Image.open(file)
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, restore)
+FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, control, restore)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

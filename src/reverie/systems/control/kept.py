@@ -31,15 +31,21 @@ NETS: dict[type, type[nn.Module]] = {
 """What a control may be: one line each."""
 
 
-def save_control(net: nn.Module, path: str | Path, base: System, about: Mapping[str, Any] | None = None) -> None:
-    """Writes a control of this system, low-rank changes merged. about: name, licence, data, recipe, measured quality."""
+def save_control(
+    net: nn.Module, path: str | Path, base: System, about: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Writes a control of this system, low-rank changes merged. about: name, licence, data, recipe, measured quality.
+
+    dtype (torch.float16) halves the file.
+    """
     card = {
         "format": FORMAT,
         "control": card_of(net.config),
         "base": {"name": base.name, "hash": base.hash},
         "about": dict(about or {}),
     }
-    save_tensors(Path(path), merged_state(net), {CARD: card})
+    tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in merged_state(net).items()}
+    save_tensors(Path(path), tensors, {CARD: card})
 
 
 def kinds(path: Path) -> tuple[str, ...]:

@@ -32,15 +32,18 @@ from reverie.systems.weights import CARD
 KINDS = {"ControlNetModel": UNet, "T2IAdapter": UNet, "SD3ControlNetModel": MMDiT, "FluxControlNetModel": MMDiT}
 """Classes of diffusers' folders, and the nets that they belong to."""
 
+SHIPPED = {"avatars-edges": Path(__file__).parent / "avatars-edges.safetensors"}
+"""Controls that come with the package."""
+
 
 def open_control(path: str | Path, base: System, opening: Opening = USUAL, **when: Any) -> Control:
     """The control in a file or a folder, ready for use with the system. when: weight, start, stop and mask, as of `Control`.
 
-    A file of ours; a folder of diffusers' with config.json; or a single file of diffusers' or the
+    One that is shipped, by name; a file of ours; a folder of diffusers' with config.json; or a single file of diffusers' or the
     authors' names, whose shape is read from its tensors and the system's net. UserError where it is none, damaged, or belongs to
     another system.
     """
-    place = Path(path).expanduser()
+    place = SHIPPED.get(str(path)) or Path(path).expanduser()
     opening.check()
     kinds: tuple[str, ...] = ()
     if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):  # the folder of a run
