@@ -9,12 +9,14 @@ from PIL import Image
 from small import small_system
 from test_generate import command, pixels
 
+import reverie
 from reverie.adapt import Control, Controlled
+from reverie.data.avatars import avatars
 from reverie.data.hints import edges
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.systems import save
-from reverie.systems.control import save_control
+from reverie.systems.control import open_control, save_control
 from reverie.tasks import Edit, generate
 from reverie.tasks.control import Steer, wished
 from reverie.tasks.settings import settle
@@ -134,6 +136,26 @@ def test_the_command(capsys, tmp_path):
         (asked("photo.png", ", start=0.9, stop=0.2"), "start <= stop"),
     ):
         assert wrong[0] == 2 and said in wrong[2] and len(wrong[2].splitlines()) == 1
+
+
+def test_the_control_that_is_shipped_is_heeded():
+    system = reverie.load("reverie-avatars")
+    held = avatars().split(256)[1]
+    steer = open_control("avatars-edges", system)
+    apart = {"with": [], "without": []}
+    for k in (1, 2):
+        image = Image.fromarray(np.ascontiguousarray(held.images[k].transpose(1, 2, 0)))
+        given = edges()(np.asarray(image))[..., 0] > 127
+        for name, tasks in (("with", [Steer((steer,), (image,), ("edges()",))]), ("without", [])):
+            drawn = edges()(np.asarray(system.generate("", tasks=tasks, steps=8, seed=k)[0]))[..., 0] > 127
+            apart[name].append(1 - 2 * (given & dilated(drawn)).sum() / (given.sum() + drawn.sum()))
+    assert np.mean(apart["with"]) < 0.5 * np.mean(apart["without"]), apart
+
+
+def dilated(lines):
+    """Within a pixel."""
+    wide = np.pad(lines, 1)
+    return np.any([wide[i : i + lines.shape[0], j : j + lines.shape[1]] for i in range(3) for j in range(3)], 0)
 
 
 def test_what_does_not_fit_is_said():
