@@ -249,6 +249,11 @@ def test_the_reward_reaches_the_control_where_the_noise_is_light():
 def test_a_control_of_several_kinds_from_its_file(tmp_path):
     net = awake(control_of(SYSTEM.denoiser.net, hint_channels=9)).eval()
     save_control(net, tmp_path / "uni.safetensors", SYSTEM, {"name": "uni", "hints": list(KINDS)})
+    save_control(net, tmp_path / "one.safetensors", SYSTEM, {"name": "one", "hint": "edges(sigma=2.0)"})
+    one = open_control(tmp_path / "one.safetensors", SYSTEM)
+    for take, said in (("palette()", ["one learnt edges(sigma=2.0), and is shown palette()"]), ("edges()", []), ("", [])):
+        steer = Steer((one,), (Image.fromarray(SCENES[0].transpose(1, 2, 0)),), (take,))
+        assert steer.notes(settle(SYSTEM, ["a man"], {})) == said
     opened = open_control(tmp_path / "uni.safetensors", SYSTEM)
     assert opened.kinds == KINDS
     photo = Image.fromarray(SCENES[0].transpose(1, 2, 0))

@@ -33,7 +33,8 @@ class Control(When):
 
     net: a `ControlNet`, a `ControlTransformer` or a `T2IAdapter`. mask (H, W): where it acts, 1 = fully and 0 = not, in every
     sample; it is of any size, and is averaged to the places of each residual. codec: that of the pictures, for nets that hear them
-    encoded; unshifted: as such, without the shift of the latents. kinds: of hints, where it hears several (`data/kinds.py`).
+    encoded; unshifted: as such, without the shift of the latents. kinds: of hints, where it hears several (`data/kinds.py`); hint:
+    the one that it learnt, where its file says so.
     guided: tasks let the asked half of guidance alone hear it, so that guidance strengthens what it says.
     """
 
@@ -43,6 +44,7 @@ class Control(When):
     unshifted: bool = False
     name: str = "control"
     kinds: tuple[str, ...] = ()
+    hint: str = ""
     guided: bool = False
     memory: list[tuple[Any, Tensor, tuple[Tensor, ...]]] = field(default_factory=list, repr=False, compare=False)
 

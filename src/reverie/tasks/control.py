@@ -137,6 +137,13 @@ class Steer:
         black = [c.name for c, image in pairs if (every := _pictures(image)) and not any(np.asarray(one).any() for one in every)]
         said = [f"the picture of {name} is black everywhere: it says that there is nothing" for name in black]
         alone = [c.name for c in self.controls if c.guided and settings.guidance == 1]
+        for control, take in zip(self.controls, self._takes, strict=True):
+            drawn = [kind_of(one) for one in _each(take)]
+            said += [
+                f"{control.name} learnt {control.hint}, and is shown {k}()"
+                for k in drawn
+                if control.hint and k != kind_of(control.hint)
+            ]
         return said + [f"guidance is 1, so that {name}, which is guided, is as it is without" for name in alone]
 
     def __call__(self, start: Start) -> Start:
@@ -152,6 +159,11 @@ class Steer:
         negative = None if start.negative is None else told(start.negative, False)
         start = replace(start, cond=told(start.cond or Cond(), True), negative=negative)
         return start.adapt(partial(_controlled, controls=self.controls))
+
+
+def kind_of(hint: Any) -> str:
+    """The name of a hint, written or made."""
+    return str((parse(hint) if isinstance(hint, str) else card_of(hint))["name"])
 
 
 def _each(take: Any) -> tuple[Any, ...]:

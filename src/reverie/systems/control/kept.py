@@ -48,11 +48,12 @@ def save_control(
     save_tensors(Path(path), tensors, {CARD: card})
 
 
-def kinds(path: Path) -> tuple[str, ...]:
-    """The kinds of hints of a control that hears several; none where it hears one."""
+def kinds(path: Path) -> tuple[tuple[str, ...], str]:
+    """The kinds of hints of a control that hears several, and that of one that hears one; empty where it is not said."""
     about = json.loads(metadata(path)[CARD])["about"]  # which `load_control` has read
-    said = about.get("hints", ()) if isinstance(about, dict) else ()
-    return tuple(rebuild(said, (), f"{path}: about.hints", Sequence[str]))
+    about = about if isinstance(about, dict) else {}
+    several = tuple(rebuild(about.get("hints", ()), (), f"{path}: about.hints", Sequence[str]))
+    return several, rebuild(about.get("hint", ""), (), f"{path}: about.hint", str)
 
 
 def load_control(path: Path, base: System) -> Any:

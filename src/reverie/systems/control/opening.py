@@ -46,12 +46,14 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     place = SHIPPED.get(str(path)) or Path(path).expanduser()
     opening.check()
     kinds: tuple[str, ...] = ()
+    hint = ""
     if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):  # the folder of a run
         place = place / "model.safetensors"
     if os.path.isdir(place):
         net = _of_folder(place.resolve(), base, opening)
     elif not pickles.is_pickle(place) and CARD in metadata(place):
-        net, kinds = kept.load_control(place, base), kept.kinds(place)
+        net = kept.load_control(place, base)
+        kinds, hint = kept.kinds(place)
     else:
         net = _of_file(Single(place, opening), base)
     check_fits(net, base, str(path))
@@ -59,7 +61,7 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     unshifted = isinstance(net, ControlTransformer) and net.latent and net.config.unpooled
     codec: Any = base.codec if net.latent else None
     name = place.parent.name if place.name == "model.safetensors" else place.stem
-    return Control(**{"name": name, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds)
+    return Control(**{"name": name, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds, hint=hint)
 
 
 def _of_folder(folder: Path, base: System, opening: Opening) -> Any:
