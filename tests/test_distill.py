@@ -9,8 +9,9 @@ from PIL import Image
 from small import small_system
 
 from reverie.cli import main
-from reverie.denoiser import Cond, Denoiser
+from reverie.denoiser import Cond, Denoiser, timestep
 from reverie.distill import Teacher, ect, fast, student_of
+from reverie.distill.tangent import derivative
 from reverie.errors import UserError
 from reverie.nets.clocks import hears, tell
 from reverie.nets.dit import DiT, DiTConfig
@@ -62,6 +63,29 @@ def test_a_net_that_is_told_more_is_at_first_itself(name):
         assert (told(x, t, other) - told(x, t, aimed)).abs().max() > 1e-6
     nowhere = replace(aimed, target=None)
     assert torch.equal(told(x, t, nowhere), told(x, t, replace(aimed, target=t))), "without a target it is the denoiser"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_derivative_along_a_trajectory_is_that_of_finite_differences(name):
+    torch.manual_seed(1)
+    net = tell(NETS[name](), ["target"]).double().eval()
+    for part in net.parameters():
+        if not part.any():
+            torch.nn.init.normal_(part, std=0.1)
+    student = Denoiser(net, schedules.flow(), rules.velocity(), timestep(10.0))  # slow enough for sinusoids in float32
+    shape = (2, 4) if name == "mlp" else (2, 4, 8, 8)
+    x, v = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    c, t = net.config, torch.tensor([0.4, 0.7], dtype=torch.float64)
+    vector = torch.randn(2, c.width, dtype=torch.float64) if name == "dit" else None
+    tokens = torch.randn(2, 5, 12, dtype=torch.float64) if getattr(c, "context_dim", None) else None
+    cond = Cond(vector=vector, tokens=tokens, target=t / 2)
+    f, moved = derivative(student, x, t, v, cond)
+    step = 1e-3
+    with torch.no_grad():
+        ahead, behind = (student(x + h * v, t + h, cond) for h in (step, -step))
+        torch.testing.assert_close(f, student(x, t, cond), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moved, (ahead - behind) / (2 * step), atol=2e-3, rtol=2e-3)
+    assert (moved - v).abs().max() > 0.05, "the net itself moves, too"
 
 
 @pytest.fixture(scope="module")
