@@ -141,6 +141,31 @@ def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
         assert torch.equal(again.denoiser.state_dict()[k], v), k
 
 
+def test_a_student_may_begin_as_another_model_of_the_same_space(place, tmp_path, capsys):
+    flowed = distilled(place, tmp_path / "flowed", "reflow", "--updates", "2", "--pairs", "4")
+    begun = distilled(
+        place,
+        tmp_path / "one",
+        "one_step",
+        "--updates",
+        "1",
+        "--pairs",
+        "4",
+        "--begin",
+        str(tmp_path / "flowed"),
+        "--rate",
+        "1e-12",
+    )
+    for k, v in flowed.denoiser.state_dict().items():
+        torch.testing.assert_close(begun.denoiser.state_dict()[k], v, atol=1e-6, rtol=1e-6)
+    system = small_system()
+    system.denoiser.path = schedules.flow()
+    save(system, tmp_path / "other.safetensors")
+    with pytest.raises(SystemExit):
+        distilled(place, tmp_path / "two", "fast", "--updates", "1", "--begin", str(tmp_path / "other.safetensors"))
+    assert "cannot begin as a student of small: it has other process" in capsys.readouterr().err
+
+
 def test_the_student_begins_as_its_teacher():
     system = small_system()
     student = student_of(system.denoiser, fast())

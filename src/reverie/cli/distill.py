@@ -30,6 +30,8 @@ class Distill:
     """A method, or a call of it, as "ect(rounds=4)"."""
     teacher: str = "reverie-avatars"
     """The model to learn from: shipped, or a file."""
+    begin: str = ""
+    """The model that the student begins as, as one that was reflowed before `one_step`; '' = the teacher."""
     steps: int = 2
     """Steps that a picture of the student takes."""
     minutes: float = 30.0
@@ -87,6 +89,7 @@ def before(begun: Mapping[str, Any], folder: Path) -> Distill:
     return Distill(
         method=begun["method"],
         teacher=begun["teacher"],
+        begin=begun["begin"],
         steps=begun["draws"],
         guidance=begun["scale"],
         scales=tuple(begun["scales"]),
@@ -137,6 +140,7 @@ def recipe_of(asked: Distill) -> Distillation:
         size=base.defaults.size[0],
         teacher=asked.teacher,
         method=asked.method if "(" in asked.method else f"{asked.method}()",
+        begin=asked.begin,
         draws=asked.steps,
         scale=asked.guidance,
         scales=tuple(asked.scales),

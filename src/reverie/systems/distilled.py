@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reverie import distill
-from reverie.card import parse, rebuild
+from reverie.card import card_of, parse, rebuild
 from reverie.data.pictures import Pictures
 from reverie.denoiser import Cond, Denoiser
 from reverie.distill import Distilling, Method, Store, Teacher, student_of
@@ -80,6 +80,8 @@ class Distillation(Preset):
 
     teacher: str
     method: str
+    begin: str = ""
+    """The model that the student begins as, in the teacher's space and process; '' = the teacher."""
     draws: int = 2
     """Steps that a picture of the student takes."""
     scale: float | None = None
@@ -131,7 +133,7 @@ class Distillation(Preset):
         torch.manual_seed(self.training.seed)
         model: Any = base.denoiser
         method = self.made(model)
-        student = student_of(model, method, self.training.autocast, ("guidance",) if self.scales else ())
+        student = student_of(self._begun(base), method, self.training.autocast, ("guidance",) if self.scales else ())
         channels_last(student)
         grid, solver = self.sampling(student)
         teacher = Teacher(model, scale, self._empty(base))
@@ -164,6 +166,21 @@ class Distillation(Preset):
             raise UserError(f"{name} learns no scale of guidance: leave out --scales, or choose a method that asks the teacher")
         if parse(self.method)["name"] == "guidance" and not self.scales:
             raise UserError("guidance learns every scale between two: say which, as --scales 1 6")
+
+    def _begun(self, base: System) -> Denoiser:
+        """What the student is at first; UserError where it cannot take the teacher's place."""
+        if not self.begin:
+            return base.denoiser
+        other = open_model(self.begin)
+        pairs = [
+            ("points", other.codec.shape(*base.defaults.size), base.codec.shape(*base.defaults.size)),
+            ("process", card_of(other.denoiser.path), card_of(base.denoiser.path)),
+            ("encoders", card_of(other.encoders), card_of(base.encoders)),
+        ]
+        for what, own, theirs in pairs:
+            if own != theirs:
+                raise UserError(f"{self.begin} cannot begin as a student of {base.name}: it has other {what} ({own}, not {theirs})")
+        return other.denoiser
 
     def sampling(self, student: Denoiser) -> tuple[str, Solver]:
         """The grid and the solver that the student is drawn with."""
