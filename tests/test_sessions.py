@@ -156,6 +156,22 @@ def timed(tmp_path):
     return tmp_path
 
 
+def test_slow_first_steps_do_not_tell_the_length(timed):
+    run = opened(timed)
+    run.job.slow, run.steps = 100, 0
+    for step, seconds in ((40, 80.0), (100, 200.0), (110, 205.0), (119, 209.5)):
+        run.step, run.seconds = step, seconds
+        run.plan()
+        assert run.steps == 0, "the slow ones took 2 seconds each"
+    run.step, run.seconds = 140, 220.0
+    run.plan()
+    assert run.steps == 140 + 380 * 2, "what is left of ten minutes, at half a second each"
+    run.steps, run.job.slow = 0, 1000
+    run.step, run.seconds = 150, 301.0
+    run.plan()
+    assert run.steps == int(150 + 299 * 150 / 301), "half of the time is over"
+
+
 def test_a_resumed_run_takes_another_length(timed):
     assert opened(timed).steps == 1000
     longer = opened(timed, minutes=20.0)
@@ -178,7 +194,7 @@ def test_a_rate_that_rises_again_is_said(timed):
 
 
 def test_minutes_hold_in_place_of_a_presets_steps(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("reverie.cli.train._show", lambda session: None)
+    monkeypatch.setattr("reverie.cli.train.show", lambda session: None)
     cli.main(["train", "toy-2d", "--minutes", "3", "--count", "200", "--out", str(tmp_path)])
     assert tasks_train.stored(tmp_path)["training"]["steps"] is None
     with pytest.raises(SystemExit):

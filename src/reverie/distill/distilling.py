@@ -55,7 +55,7 @@ def _rule(student: Denoiser) -> str:
 
 
 class Distilling(Diffusion):
-    """Teaches the denoiser by a method. store: pairs that a teacher makes, in place of the data (`pairs.py`).
+    """Teaches the denoiser by a method.
 
     scales: between which a scale of guidance is drawn for each sample, or None; told: that which is told when it is compared.
     solver, grid: how the student is drawn with then, beside the teacher's pictures `truth` (H, ...) of the same noise and words.
@@ -72,24 +72,23 @@ class Distilling(Diffusion):
         solver: Solver,
         grid: Tensor,
         truth: Tensor | None = None,
-        store: Store | None = None,
         scales: tuple[float, float] | None = None,
         told: float | None = None,
         **named: Any,
     ) -> None:
         super().__init__(student, data, held, times=lambda path, u: u, **named)
         self.method, self.teacher, self.solver, self.grid = method, teacher, solver, grid
-        self.truth, self.store, self.scales, self.told = truth, store, scales, told
-        if store is not None:
-            self.pairs(store)
+        self.truth, self.scales, self.told, self.slow = truth, scales, told, 0
+        self.store: Store | None = None
         if self.encoder is not None:
             self.encoder.requires_grad_(False)
         beside = getattr(method, "beside", None)
         self.module = nn.ModuleDict({"denoiser": student} | ({} if beside is None else {"method": beside(student, teacher)}))
 
-    def pairs(self, store: Store) -> None:
-        """From now on it is taught on these."""
+    def pairs(self, store: Store, batch: int) -> None:
+        """From now on it is taught on these, which are made in the first steps."""
         self.store, self.rows, self.size = store, np.arange(len(store)), len(store)
+        self.slow = -(-len(store) // batch)
 
     def loss(self, index: np.ndarray, key: Key) -> Tensor:
         x0, n, cond = self.given(self.rows[index], key)

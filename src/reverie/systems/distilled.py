@@ -156,7 +156,7 @@ class Distillation(Preset):
         if self.taught:
             job.truth = job.drawn_by(teacher, *own, min(self.compared, len(held)))
         if self.kind.pairs:
-            job.pairs(self._store(base, teacher, train, own, job))
+            job.pairs(self._store(base, teacher, train, own, job), self.training.batch)
         return self._system(base, student, grid, scale), job
 
     def _check(self) -> None:

@@ -96,7 +96,10 @@ class Key:
 
 
 class Job(Protocol):
-    """What is trained: a module, a loss per sample, and a number for the held-out data, with fixed noise and times."""
+    """What is trained: a module, a loss per sample, and a number for the held-out data, with fixed noise and times.
+
+    One may say how many of its first steps are `slow`, so that the length of a run is not told by them.
+    """
 
     @property
     def module(self) -> nn.Module: ...
@@ -161,6 +164,7 @@ class Run:
         self.complaint = ""  # what went wrong last, until somebody has said it
         self.skipped = 0  # steps in a row without a finite gradient
         self.stop = False  # set it, and the run ends after the step it is in
+        self.slow = (0, 0.0)  # the last of the steps that are slower than those that follow, and when it was taken
         self.whole = True  # False inside a step, where weights and step number do not belong together
 
     @property
@@ -299,9 +303,16 @@ class Run:
             module.train(training)
 
     def plan(self) -> None:
-        """Fixes the number of steps once a twentieth of the time has shown the speed."""
-        if not self.steps and self.seconds > min(60.0, self.training.minutes * 3):
-            self.steps = max(self.step + 1, int(self.step * self.training.minutes * 60 / self.seconds))
+        """Fixes the number of steps, once a twentieth of the time has shown the speed, and the slow ones, or half the time, are over."""
+        whole, slow = 60 * self.training.minutes, getattr(self.job, "slow", 0)
+        if self.step == slow:
+            self.slow = (slow, self.seconds)
+        if self.steps or self.seconds <= min(60.0, whole / 20):
+            return
+        if self.step > 1.2 * slow or self.seconds > whole / 2:
+            step, seconds = self.slow if self.step > 1.2 * slow else (0, 0.0)
+            pace = (self.step - step) / (self.seconds - seconds)
+            self.steps = max(self.step + 1, int(self.step + (whole - self.seconds) * pace))
 
     def snapshot(self) -> None:
         """Stores the averages at evenly spaced moments, in half precision."""
