@@ -303,7 +303,7 @@ class Run:
             module.train(training)
 
     def plan(self) -> None:
-        """Fixes the number of steps, once a twentieth of the time has shown the speed, and the slow ones, or half the time, are over."""
+        """Fixes the number of steps once a twentieth of the time has shown the speed, after slow ones or half of the time."""
         whole, slow = 60 * self.training.minutes, getattr(self.job, "slow", 0)
         if self.step == slow:
             self.slow = (slow, self.seconds)
