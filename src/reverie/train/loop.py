@@ -96,10 +96,8 @@ class Key:
 
 
 class Job(Protocol):
-    """What is trained: a module, a loss per sample, and a number for the held-out data, with fixed noise and times.
-
-    One may say how many of its first steps are `slow`, so that the length of a run is not told by them.
-    """
+    """What is trained: a module, a loss per sample, and a number for the held-out data, with fixed noise and times. It may say how
+    many of its first steps are `slow`, so that the length of a run is not told by them."""
 
     @property
     def module(self) -> nn.Module: ...
@@ -305,12 +303,12 @@ class Run:
     def plan(self) -> None:
         """Fixes the number of steps once a twentieth of the time has shown the speed, after slow ones or half of the time."""
         whole, slow = 60 * self.training.minutes, getattr(self.job, "slow", 0)
-        if self.step == slow:
-            self.slow = (slow, self.seconds)
+        self.slow = (slow, self.seconds) if self.step == slow else self.slow
         if self.steps or self.seconds <= min(60.0, whole / 20):
             return
-        if self.step > 1.2 * slow or self.seconds > whole / 2:
-            step, seconds = self.slow if self.step > 1.2 * slow else (0, 0.0)
+        quick = self.step > 1.2 * slow
+        if quick or self.seconds > whole / 2:
+            step, seconds = self.slow if quick else (0, 0.0)
             pace = (self.step - step) / (self.seconds - seconds)
             self.steps = max(self.step + 1, int(self.step + (whole - self.seconds) * pace))
 
