@@ -29,6 +29,7 @@ def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = N
         model.rule,
         model.clock,
         sigma_data=model.sigma_data,
+        learned_variance=model.learned_variance,
         bound=model.bound,
         autocast=autocast,
     )
