@@ -176,6 +176,14 @@ def test_the_student_begins_as_its_teacher():
     assert all(p.requires_grad for p in student.net.parameters()) and not any(p.requires_grad for p in system.denoiser.parameters())
 
 
+def test_a_net_that_learnt_its_variance_keeps_it():
+    net = UNet(UNetConfig(in_channels=3, out_channels=6, channels=16, mult=(1, 2), blocks=1, groups=8))
+    model = Denoiser(net, schedules.vp(), rules.eps(), learned_variance=True)
+    student, x, t = student_of(model, fast()), torch.randn(2, 3, 8, 8), torch.tensor([0.2, 0.9], dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(student.with_variance(x, t)[1], model.with_variance(x, t)[1]) and student(x, t).shape == x.shape
+
+
 def test_a_teacher_hears_the_scale_that_is_told():
     system = small_system()
     encoder = system.prompt_encoder
