@@ -104,9 +104,8 @@ def weights(path: Path, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jump(path: Path, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """Eq. (1)."""
-    k, j = weights(path, t, s)
-    return like(k, x) * x + like(j, x) * x0
+    """Eq. (1), in which nothing is drawn."""
+    return path.bridge(x, x0, t, s)
 
 
 def reached(path: Path, x: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
