@@ -164,9 +164,11 @@ def test_hints_of_a_recipe_are_left_out_at_random():
     recipe = small_recipe("avatars-uni")
     seen = recipe._hints(SCENES)(np.arange(240) % 24, np.random.default_rng(0))
     shown = told(seen)
-    assert seen.shape == (240, 12, 16, 16) and 0.3 < shown.float().mean() < 0.7 and (~shown).all(1).any()
-    full = replace(recipe, drop_hints=0.0)._hints(SCENES)(np.arange(24), np.random.default_rng(0))
-    assert torch.equal(full[:, :3], hints(edges())) and torch.equal(full[:, 9:], hints(low()))
+    assert seen.shape == (240, 9, 16, 16) and (~shown).all(1).any() and (shown.sum(1) > 1).any()
+    assert 0.55 < (shown.sum(1) == 1).float().mean() < 0.82, "half of the time one alone, otherwise each by chance: 0.5 + 0.5 * 3/8"
+    assert (replace(recipe, alone=1.0)._hints(SCENES)(np.arange(24), np.random.default_rng(0)) != 0).any((2, 3)).sum() == 72
+    full = replace(recipe, drop_hints=0.0, alone=0.0)._hints(SCENES)(np.arange(24), np.random.default_rng(0))
+    assert torch.equal(full[:, :3], hints(edges())) and torch.equal(full[:, 6:], hints(palette()))
     assert torch.equal(replace(recipe, hints=())._hints(SCENES)(np.arange(24), np.random.default_rng(0)), full[:, :3])
 
 
@@ -194,8 +196,16 @@ def test_the_recipes_that_begin_from_another_control(tmp_path):
         assert not torch.equal(says(again.net), says(before.net))
     resumed = Session.open(replace(recipe, training=replace(recipe.training, steps=3)), tmp_path / name, resume=True)
     assert resumed.run.step == 2 and [now.step for now in resumed] == [3]
-    many = Session.open(small_recipe("avatars-uni", begin=str(tmp_path / "edges")), tmp_path / "uni", resume=False)
-    assert many.system.control.config.hint_channels == 12 and not many.system.control.hint.out.weight.any()
+    uni = small_recipe("avatars-uni", begin=str(tmp_path / "edges"))
+    session = Session.open(uni, tmp_path / "uni", resume=False)
+    many = session.system.control
+    lines = before.net.heard(hints(edges())[:2])[0]
+    wide = torch.cat([hints(draw)[:2] for draw in (edges(), regions(), palette())], 1)
+    assert many.config.hint_channels == 9
+    assert torch.allclose(many.heard(wide)[0], lines, atol=1e-6), "edges are heard as before, others not yet"
+    list(session)
+    with pytest.raises(UserError, match="of one kind from a control of one kind"):
+        Session.open(small_recipe("avatars-edges", begin=str(tmp_path / "uni")), tmp_path / "one", resume=False)
 
 
 AGREED = {
@@ -295,6 +305,7 @@ def _saved(image, folder):
     [
         ("avatars-uni", {"hints": ("edges()", "edges(sigma=2.0)")}, r"edges\(\) twice"),
         ("avatars-uni", {"drop_hints": 1.0}, "--drop-hints is 1.0"),
+        ("avatars-uni", {"alone": -0.5}, "--alone is -0.5"),
         ("avatars-edges", {"rank": 4}, "--rank changes a control that is trained"),
         ("avatars-edges", {"rank": -1}, "--rank is -1"),
         ("avatars-edges-plus", {"begin": ""}, "--reward changes a control that is trained"),

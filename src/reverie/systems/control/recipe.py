@@ -9,7 +9,7 @@ control, by what the pictures show (ControlNet++, arXiv:2404.07987), or by low-r
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.lora import adapt, changes
 from reverie.nets.unet import UNet
 from reverie.systems.control.kept import kinds, load_control
+from reverie.systems.control.opening import SHIPPED
 from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import place
 from reverie.systems.system import System
@@ -59,10 +60,12 @@ class ControlRecipe(Preset):
     """What is drawn of each picture and shown: edges(), sketch(), shading(), regions(), low(), palette()."""
     hints: tuple[str, ...] = ()
     """Kinds that one control hears, any of them or none, in place of `hint`."""
+    alone: float = 0.5
+    """The chance that one of them is shown alone."""
     drop_hints: float = 0.5
-    """The chance of each of them not to be shown."""
+    """Otherwise, the chance of each of them not to be shown."""
     begin: str = ""
-    """The control that it begins from: a run or a file; '' = the weights of the model."""
+    """The control that it begins from: a run, a file, or one that is shipped; '' = the weights of the model."""
     rank: int = 0
     """Of the changes of its linear layers; beside them learn the encoder of hints and what begins at zero. 0 = all of it learns."""
     reward: str = ""
@@ -120,6 +123,8 @@ class ControlRecipe(Preset):
             raise UserError(f"--hints has {twice[0]}() twice: a control hears each kind once")
         if not 0 <= self.drop_hints < 1:
             raise UserError(f"--drop-hints is {self.drop_hints}; it is a share, at least 0 and less than 1")
+        if not 0 <= self.alone <= 1:
+            raise UserError(f"--alone is {self.alone}; it is a share, from 0 to 1")
         if self.rank < 0:
             raise UserError(f"--rank is {self.rank}; it is 1 or more, or 0 for a control that learns whole")
         if (self.rank or self.reward) and not self.begin:
@@ -147,24 +152,35 @@ class ControlRecipe(Preset):
         return control_transformer_of(net, self.blocks, factor=factor, hint_channels=channels)
 
     def _begun(self, base: System) -> nn.Module:
-        """The control in `begin`; where it hears another number of kinds, or several others, with a new encoder, silent at first.
+        """The control in `begin`. Of several kinds, those that it heard are heard as they were, and others say nothing at first.
 
         One kind in place of another goes on with the encoder there is: what follows a sketch begins from what follows edges.
         """
-        file = Path(self.begin).expanduser()
+        file = SHIPPED.get(self.begin) or Path(self.begin).expanduser()
         file = file / "model.safetensors" if os.path.isdir(file) else file
         if not os.path.isfile(file):
             raise UserError(f"{file} is not there: train the control to begin from, and name its run with --begin")
-        control = copy.deepcopy(load_control(file, base))  # of weights of its own, not of the file's
-        channels = CHANNELS * len(self.kinds)
-        if control.config.hint_channels != channels or (self.hints and kinds(file) != self.hints):
-            made = type(control)(replace(control.config, hint_channels=channels))
-            kept = {k: v for k, v in control.state_dict().items() if not k.startswith("hint.")}
-            made.load_state_dict(made.state_dict() | kept)
-            control = made
+        control = copy.deepcopy(load_control(file, base)).float()  # of weights of its own, not of the file's
+        several, one = kinds(file)
+        if self.hints and several != self.hints:
+            control = self._widened(control, several or (one,))
+        elif control.config.hint_channels != CHANNELS * len(self.kinds):
+            raise UserError(f"{file} hears {', '.join(several)}: begin a control of one kind from a control of one kind")
         if self.rank:
             adapt(control, self.rank)
         return control
+
+    def _widened(self, control: Any, heard: Sequence[str]) -> Any:
+        """The control with the channels of our kinds, of which those that it heard have their weights, and others zeros."""
+        made = type(control)(replace(control.config, hint_channels=CHANNELS * len(self.hints)))
+        stem = torch.zeros_like(made.hint.stem.weight)
+        old, new = ([parse(kind)["name"] if kind else "" for kind in each] for each in (heard, self.hints))
+        for k, name in enumerate(new):
+            if name in old:
+                j = CHANNELS * old.index(name)
+                stem[:, CHANNELS * k : CHANNELS * (k + 1)] = control.hint.stem.weight.detach()[:, j : j + CHANNELS]
+        made.load_state_dict(control.state_dict() | {"hint.stem.weight": stem})
+        return made
 
     def _hints(self, images: np.ndarray) -> View:
         """The hints (B, 3 K, H, W) of pictures uint8 (N, C, H, W), drawn when first asked for; some of several left out."""
@@ -179,7 +195,9 @@ class ControlRecipe(Preset):
             seen = to_signal(known[index])
             if len(draws) == 1:
                 return seen
-            return only(seen, torch.from_numpy(rng.random((len(index), len(draws))) >= self.drop_hints))
+            shown = rng.random((len(index), len(draws))) >= self.drop_hints
+            one = np.eye(len(draws), dtype=bool)[rng.integers(len(draws), size=len(index))]
+            return only(seen, torch.from_numpy(np.where(rng.random((len(index), 1)) < self.alone, one, shown)))
 
         return look
 
@@ -203,9 +221,11 @@ LOW = replace(EDGES, name="avatars-low", about="a control of reverie-avatars by 
 UNI = replace(
     EDGES,
     name="avatars-uni",
-    about="a control of reverie-avatars by any of edges, patches, main colours and squares",
-    hints=("edges()", "regions()", "palette()", "low()"),
-    training=replace(TRAINING, steps=3000),
+    about="a control of reverie-avatars by any of edges, patches and main colours",
+    hints=("edges()", "regions()", "palette()"),
+    begin="avatars-edges",
+    times="log_normal(mean=0.0, deviation=1.6)",
+    training=replace(TRAINING, steps=9000),
 )
 EDGES_PLUS = replace(
     EDGES,
