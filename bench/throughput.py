@@ -42,7 +42,8 @@ from reverie.systems.shipped import SHIPPED, open_model  # noqa: E402
 from reverie.systems.weights import load  # noqa: E402
 from reverie.tasks.generate import generate  # noqa: E402
 from reverie.train import denoising  # noqa: E402
-from reverie.train.loop import Run, Training  # noqa: E402
+from reverie.train.loop import Run  # noqa: E402
+from reverie.train.training import Training  # noqa: E402
 
 
 @dataclass

@@ -33,9 +33,10 @@ from reverie.systems.weights import load_any, save
 from reverie.tasks.generate import generate
 from reverie.tasks.settings import settle
 from reverie.tasks.start import begun
-from reverie.train.loop import Run, Training, fit
+from reverie.train.loop import Run, fit
 from reverie.train.noisy import Noised, NoisyMatching, NoisyReading
 from reverie.train.objective import log_normal
+from reverie.train.training import Training
 
 F64 = torch.float64
 BODY = UNetConfig(in_channels=1, channels=8, mult=(1, 2), blocks=1, attention=(), middle=False, groups=4, head_width=8)

@@ -20,7 +20,8 @@ from reverie.tasks import judges
 from reverie.tasks.evaluate import evaluate
 from reverie.tasks.train import Session
 from reverie.train.jobs import to_signal
-from reverie.train.loop import Key, Training
+from reverie.train.loop import Key
+from reverie.train.training import Training
 
 
 def dots(count=160, seed=0):

@@ -16,7 +16,7 @@ from reverie.errors import UserError, nearest
 from reverie.systems.distilled import KINDS, Distillation
 from reverie.systems.shipped import open_model
 from reverie.tasks.train import Session, stored
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 PROG = "reverie distill"
 DEFAULT = "fast"

@@ -24,7 +24,8 @@ from reverie.solve import DDIM, Renoise, Solver, named
 from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import open_model
 from reverie.systems.system import Sampling, System
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
+from reverie.train.training import Training
 
 NEEDED, ASKED, NEVER = "needed", "asked", "never"
 

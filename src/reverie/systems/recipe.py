@@ -38,9 +38,10 @@ from reverie.systems.system import Sampling, System
 from reverie.systems.weights import NOISES, build_net, load_any
 from reverie.train.bound import hybrid_on
 from reverie.train.jobs import Diffusion, View, to_signal
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
 from reverie.train.mending import Mending
 from reverie.train.objective import TIMES, WEIGHTS, denoising
+from reverie.train.training import Training
 
 USUAL_LEVEL = 0.05
 """Noise that is put on small pictures in use, by nets that learnt with as much."""

@@ -33,7 +33,8 @@ from reverie.systems.weights import save
 from reverie.tasks.generate import generate, to_images
 from reverie.tasks.settings import meant
 from reverie.train.ema import combine, split
-from reverie.train.loop import Finishing, Key, Progress, Run, Showing, Training, fit
+from reverie.train.loop import Finishing, Key, Progress, Run, Showing, fit
+from reverie.train.training import Training
 
 RECIPE = "recipe.json"
 LARGEST = 1_000_000  # of the numbers of a recipe

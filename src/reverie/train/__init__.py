@@ -8,7 +8,7 @@ from reverie.train.loop import Job as Job
 from reverie.train.loop import Key as Key
 from reverie.train.loop import Progress as Progress
 from reverie.train.loop import Run as Run
-from reverie.train.loop import Training as Training
 from reverie.train.loop import fit as fit
 from reverie.train.objective import denoising as denoising
 from reverie.train.objective import draw_times as draw_times
+from reverie.train.training import Training as Training

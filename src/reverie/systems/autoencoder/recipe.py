@@ -10,7 +10,7 @@ from reverie.nets.dcae import DCAEConfig
 from reverie.nets.patchgan import PatchGANConfig
 from reverie.nets.vq import VQConfig
 from reverie.systems.stages import AutoencoderRecipe
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 AUTOENCODER = AutoencoderRecipe(
     name="autoencoder",

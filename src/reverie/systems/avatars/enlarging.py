@@ -17,7 +17,7 @@ from reverie.systems.avatars.latent import NET as TRANSFORMER
 from reverie.systems.avatars.recipe import AVATARS
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 OBJECTIVE = Objective(rule="x0()", sigma_data=0.6, weight="flat()", times="log_normal(mean=-0.6, deviation=1.4)")
 SAMPLING = Sampling(solver="dpmpp-2m", steps=12, guidance=1.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64))

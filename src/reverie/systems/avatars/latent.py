@@ -15,7 +15,7 @@ from reverie.systems.autoencoder.recipe import AUTOENCODER
 from reverie.systems.avatars.recipe import AVATARS, CONCEPTS
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 NET = MMDiTConfig(
     in_channels=8,

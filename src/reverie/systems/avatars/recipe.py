@@ -7,7 +7,7 @@ from reverie.nets.upsampler import UpsamplerConfig
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.stages import EnlargerRecipe, WordingRecipe
 from reverie.systems.system import Sampling
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 CONCEPTS = sum(1 + len(values) for values in VALUES.values())
 WORDS = TextConfig(width=128, depth=1, heads=4, length=48, kernel=5)

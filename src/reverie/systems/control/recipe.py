@@ -35,10 +35,11 @@ from reverie.systems.shipped import place
 from reverie.systems.system import System
 from reverie.systems.weights import load
 from reverie.train.jobs import View, to_signal
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
 from reverie.train.objective import TIMES
 from reverie.train.rewarding import REWARDS, Rewarding
 from reverie.train.steering import Steering
+from reverie.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)

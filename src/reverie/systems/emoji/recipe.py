@@ -26,7 +26,7 @@ from reverie.systems.recipe import Objective, Recipe, encode
 from reverie.systems.system import Sampling
 from reverie.train.aligning import Aligned
 from reverie.train.jobs import Diffusion
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)

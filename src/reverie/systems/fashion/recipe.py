@@ -3,7 +3,7 @@
 from reverie.nets.dit import DiTConfig
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 FASHION = Recipe(
     name="fashion-mnist",

@@ -4,7 +4,7 @@ from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
-from reverie.train.loop import Training
+from reverie.train.training import Training
 
 FOLDER = Recipe(
     name="folder",

@@ -26,9 +26,10 @@ from reverie.systems.recipe import Preset, channels_last, encode
 from reverie.systems.shipped import place
 from reverie.systems.system import Part
 from reverie.systems.weights import load_any
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
 from reverie.train.noisy import Noised, NoisyMatching, NoisyReading
 from reverie.train.objective import TIMES
+from reverie.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)

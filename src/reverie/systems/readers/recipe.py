@@ -17,7 +17,8 @@ from reverie.nets.classifier import ClassifierConfig
 from reverie.systems.recipe import Preset, channels_last
 from reverie.systems.system import Part
 from reverie.train.jobs import Reading
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
+from reverie.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from reverie.systems.recipe import Objective, recipe_card
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import build_net
 from reverie.train.jobs import Diffusion
-from reverie.train.loop import Job, Training
+from reverie.train.loop import Job
+from reverie.train.training import Training
 
 
 def ring(rng: Rng) -> Tensor:
