@@ -9,14 +9,16 @@ from torch import nn
 
 from reverie import oracle
 from reverie.denoiser import Cond, Denoiser
-from reverie.distill.consistency import consistency, trajectory
+from reverie.distill.consistency import consistency, ect, ict, trajectory
 from reverie.distill.matching import dmd, sid
 from reverie.distill.moments import moments
+from reverie.distill.pairs import one_step, reflow, straightness
 from reverie.distill.shown import Shown, Teacher, jump, reached
-from reverie.distill.steps import fast, knots, progressive, shortcut
+from reverie.distill.steps import fast, guidance, knots, progressive, shortcut
 from reverie.distill.tangent import improved_meanflow, meanflow, scm
 from reverie.process import rules, schedules
-from reverie.solve import DDIM, sample
+from reverie.process.path import like
+from reverie.solve import DDIM, heun, sample
 from reverie.train.loop import Key
 
 MEAN, DEVIATION = 0.7, 0.6
@@ -71,6 +73,9 @@ METHODS = {
     "improved meanflow": (improved_meanflow("uniform(least=0.05)", 0.75, 0.0), {}),
     "consistency": (consistency(500, "karras(smallest=0.01, largest=20)"), {"teacher": True}),
     "trajectory": (trajectory(500, "karras(smallest=0.01, largest=20)"), {"teacher": True}),
+    # by the square, as what data tell of two points is no more than a mean
+    "ect": (replace(ect(mean=-0.5, deviation=1.0, rounds=10), soften=30.0), {}),
+    "ict": (replace(ict(2000, 2000, "karras(smallest=0.01, largest=20)", mean=-0.5, deviation=1.0), soften=30.0), {}),
 }
 
 
@@ -129,8 +134,71 @@ def test_halving_keeps_the_map(place):
             return reached(path, x, jump(path, y, truth.teacher(y, m), m, s), t, s)
 
     student = Two(path)
-    method.beside(student, None)
+    method.beside(student, truth)
     with torch.no_grad():
         assert float(method(student, truth).abs().max()) < 1e-20 and float(method(Map(path, ends=True), truth).min()) > 1e-12
     x = path.spread(truth.n, 1.0, 1.0)
     torch.testing.assert_close(sample(student, x, fine[::2], DDIM()), sample(truth.teacher, x, fine, DDIM()), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("place", PATHS)
+@torch.no_grad()
+def test_of_two_gaussians_the_guided_one_is_known(place):
+    path, count = PATHS[place], 64
+    told, far = (torch.full((count, 2), v, dtype=F64) for v in (MEAN, -0.4))
+
+    class Either:
+        """N(cond.vector, d^2)."""
+
+        def __init__(self):
+            self.path = path
+
+        def __call__(self, x, t, cond=None):
+            return oracle.GaussianMap(path, cond.vector, DEVIATION)(x, t)
+
+    class Student(Map):
+        """Of guidance w the mean is that of nothing and w times the way from it to that of the words."""
+
+        def forward(self, x, t, cond=None):
+            mean = far + cond.guidance[:, None] * (self.mean - far)
+            return oracle.GaussianMap(path, mean, self.deviation)(x, t)
+
+    teacher = Teacher(Either(), 1.0, lambda rows: Cond(vector=far[:rows]))
+    scale = torch.linspace(1, 6, count, dtype=F64)
+    seen = replace(shown(path, count), teacher=teacher, cond=Cond(vector=told, guidance=scale))
+    method = guidance("log_normal(mean=-0.5, deviation=1)")
+    assert float(method(Student(path), seen).max()) < 1e-20
+    assert float(method(Student(path, MEAN + 0.1), seen).min()) > 1e-8
+
+
+@pytest.mark.parametrize("place", PATHS)
+@torch.no_grad()
+def test_the_end_of_each_noise_is_learnt_of_pairs(place):
+    path = PATHS[place]
+    seen = shown(path, 64)
+    seen = replace(seen, x0=Map(path, ends=True)(path.spread(seen.n, 1.0, 1.0), torch.ones(64, dtype=F64)).detach())
+    assert float(one_step()(Map(path, ends=True), seen).max()) < 1e-12
+    assert float(one_step()(Map(path, MEAN, 1.1 * DEVIATION, ends=True), seen).max()) > 1e-3
+
+
+@torch.no_grad()
+def test_the_reflowed_coupling_of_a_gaussian_is_straight():
+    """Its pairs are x_0 = m + d n, so that x_t = alpha m + (alpha d + sigma) n tells n."""
+    path = PATHS["flow"]
+
+    class Straight(Map):
+        def forward(self, x, t, cond=None):
+            alpha, sigma = (c.reshape(-1, 1) for c in path(t.expand(len(x))))
+            return self.mean + self.deviation * (x - alpha * self.mean) / (alpha * self.deviation + sigma)
+
+        def halves(self, x, t, cond=None):
+            keep, take = (like(c, x) for c in self.solution(t))
+            return (self(x, t, cond) - keep * x) / take, None
+
+    seen = shown(path, 64)
+    seen = replace(seen, x0=MEAN + DEVIATION * seen.n)
+    assert float(reflow()(Straight(path), seen).max()) < 1e-20 and float(reflow()(Straight(path, MEAN + 0.1), seen).min()) > 1e-8
+    plain, grid = oracle.gaussian(path, torch.full((2,), MEAN, dtype=F64), DEVIATION), torch.linspace(1, 0, 65, dtype=F64)
+    bent = straightness(plain, seen.n, grid, heun()).mean()
+    assert float(straightness(Straight(path), seen.n, grid, DDIM()).max()) < 1e-12 < 1e-3 < float(bent)
+    torch.testing.assert_close(sample(Straight(path), seen.n, grid[::64], DDIM()), seen.x0)  # one step ends where all do

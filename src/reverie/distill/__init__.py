@@ -5,10 +5,12 @@ from reverie.distill.consistency import ect as ect
 from reverie.distill.consistency import ict as ict
 from reverie.distill.consistency import trajectory as trajectory
 from reverie.distill.coupling import coupled as coupled
+from reverie.distill.denoising_gan import denoising_gan as denoising_gan
 from reverie.distill.distilling import Distilling as Distilling
 from reverie.distill.distilling import student_of as student_of
 from reverie.distill.matching import add as add
 from reverie.distill.matching import dmd as dmd
+from reverie.distill.matching import ladd as ladd
 from reverie.distill.matching import sid as sid
 from reverie.distill.moments import moments as moments
 from reverie.distill.pairs import Store as Store

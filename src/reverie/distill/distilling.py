@@ -84,7 +84,13 @@ class Distilling(Diffusion):
         if self.encoder is not None:
             self.encoder.requires_grad_(False)
         beside = getattr(method, "beside", None)
-        self.module = nn.ModuleDict({"denoiser": student} | ({} if beside is None else {"method": beside(student, teacher)}))
+        self.module = nn.ModuleDict({"denoiser": student} | ({} if beside is None else {"method": beside(student, self._some())}))
+
+    def _some(self) -> Shown:
+        """What a method may be shown before it begins: two samples."""
+        key = Key(0, 0)
+        x0, n, cond = self.given(self.rows[:2], key)
+        return Shown(x0=x0, n=n, cond=cond, key=key, teacher=self.teacher)
 
     def pairs(self, store: Store, batch: int) -> None:
         """From now on it is taught on these, which are made in the first steps."""

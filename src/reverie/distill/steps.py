@@ -80,7 +80,7 @@ class Progressive:
     card: Card = field(default_factory=dict)
     round: Round | None = None
 
-    def beside(self, student: Denoiser, teacher: Any) -> Round:
+    def beside(self, student: Denoiser, shown: Shown) -> Round:
         """What is kept with the student: its own state of the round before."""
         self.round = Round(student)
         return self.round

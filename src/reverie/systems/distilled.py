@@ -20,7 +20,7 @@ from reverie.distill import Distilling, Method, Store, Teacher, student_of
 from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.process.grids import GRIDS
-from reverie.solve import DDIM, Renoise, Solver, named
+from reverie.solve import Solver, named
 from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import open_model
 from reverie.systems.system import Sampling, System
@@ -58,6 +58,7 @@ KINDS = {
         Kind(distill.dmd, "pictures that are scored as the teacher's are", "lcm", count="steps", grid=True),
         Kind(distill.sid, "the same, by the identity that scores have", "lcm", count="steps", grid=True),
         Kind(distill.add, "an adversary, and the teacher's word on what is noised again", "lcm", count="steps", grid=True),
+        Kind(distill.ladd, "an adversary that reads the teacher's features", "lcm", count="steps", grid=True),
         Kind(distill.scm, "consistency in continuous time", "lcm", teacher=ASKED),
         Kind(distill.meanflow, "the average velocity between any two times", teacher=ASKED),
         Kind(distill.improved_meanflow, "the same, by the student's own velocity", teacher=ASKED),
@@ -65,6 +66,14 @@ KINDS = {
         Kind(distill.ict, "consistency from coarse steps to fine, from data", "lcm", teacher=NEVER),
         Kind(distill.shortcut, "steps of every length, from data", teacher=NEVER),
         Kind(distill.moments, "what is reached from two times has one distribution, from data", teacher=NEVER),
+        Kind(
+            distill.denoising_gan,
+            "steps that an adversary takes for real ones, from data",
+            "ddpm",
+            teacher=NEVER,
+            count="steps",
+            grid=True,
+        ),
         Kind(distill.coupled, "straighter ways, by noise that is near its point, from data", teacher=NEVER),
     )
 }
@@ -185,7 +194,7 @@ class Distillation(Preset):
 
     def sampling(self, student: Denoiser) -> tuple[str, Solver]:
         """The grid and the solver that the student is drawn with."""
-        return times(student), Renoise(DDIM(), gamma=1.0) if self.kind.solver == "lcm" else DDIM()
+        return times(student), named(self.kind.solver)[0]
 
     def _system(self, base: System, student: Denoiser, grid: str, scale: float) -> System:
         about = {k: v for k, v in base.about.items() if k in ("styles", "data", "licence")}
