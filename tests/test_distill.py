@@ -9,6 +9,7 @@ from PIL import Image
 from small import small_system
 
 from reverie.cli import main
+from reverie.cli.distill import Distill, recipe_of
 from reverie.denoiser import Cond, Denoiser, timestep
 from reverie.distill import Teacher, ect, fast, student_of
 from reverie.distill.tangent import derivative
@@ -139,6 +140,26 @@ def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
     again = distilled(place, folder, "--resume")
     for k, v in whole.denoiser.state_dict().items():
         assert torch.equal(again.denoiser.state_dict()[k], v), k
+
+
+def test_a_student_that_goes_astray_is_stopped_and_what_was_good_is_kept(place, tmp_path):
+    base = recipe_of(Distill(method="denoising_gan", teacher=str(place / "teacher.safetensors"), updates=9, batch=4))
+    recipe = replace(base, training=replace(base.training, save_minutes=0.0, holdout=8))
+    session = Session.open(recipe, tmp_path, False)
+    job = session.run.job
+    assert job.astray() == ""
+    with pytest.raises(UserError, match=r"diverged: step 6 draws pictures .* times further from .*not saved, nor .*begin again"):
+        for now in session:
+            if now.step == 4:
+                kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+                with torch.no_grad():
+                    for part in job.denoiser.net.parameters():
+                        part.mul_(3.0)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
+    again = Session.open(recipe, tmp_path, True)
+    assert again.run.step == 4 and again.run.job.astray() == ""
+    again.run.job.drawn = lambda count: job.held[:1].expand(count, -1, -1, -1)
+    assert "pictures that are all but one" in again.run.job.astray()
 
 
 def test_a_student_may_begin_as_another_model_of_the_same_space(place, tmp_path, capsys):

@@ -18,6 +18,9 @@ from reverie.solve import Solver, sample
 from reverie.train.jobs import Diffusion
 from reverie.train.loop import Key
 
+FAR, ALIKE = 6.0, 0.003
+"""In shares of the variance of data: from where on pictures have gone astray."""
+
 
 def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = None, hears: tuple[str, ...] = ()) -> Denoiser:
     """A copy of the model that learns, told the clocks of the method, and others; at first it is the model, bit for bit."""
@@ -122,6 +125,20 @@ class Distilling(Diffusion):
         if self.truth is not None:
             return float((made - self.truth).square().mean())
         return energy(made.flatten(1), self.held.flatten(1)) / made[0].numel() ** 0.5
+
+    @torch.no_grad()
+    def astray(self) -> str:
+        """Whether eight of its pictures lie far outside of all data, or are nearly one: adversaries end so that win or lose."""
+        training = self.denoiser.training
+        self.denoiser.eval()
+        made, data = self.drawn(8), self.held[:64]
+        self.denoiser.train(training)
+        spread = float((data - data.mean(0)).square().mean())
+        far = float((made - data.mean(0)).square().mean()) / spread
+        alike = float((made - made.mean(0)).square().mean()) / spread
+        if not far < FAR:
+            return f"draws pictures {far:.3g} times further from the mean than data are"
+        return f"draws pictures that are all but one ({alike:.2g} of the data's variance)" if alike < ALIKE else ""
 
     @torch.no_grad()
     def drawn(self, count: int, batch: int = 64) -> Tensor:

@@ -125,7 +125,7 @@ class Session:
 
     def export(self) -> Path | None:
         """Writes the averaged model as a file that `reverie generate --model` opens; where spoilt, keeps the one before: None."""
-        if not self.run.sound():
+        if self.run.spoilt():
             return None
         path = self.folder / "model.safetensors"
         with self.run.averaged():

@@ -62,6 +62,15 @@ class Finishing(Protocol):
 
 
 @runtime_checkable
+class Watching(Protocol):
+    """A job that sees for itself whether what it makes now is worth keeping."""
+
+    def astray(self) -> str:
+        """What is wrong with it, in a few words; '' where nothing is."""
+        ...
+
+
+@runtime_checkable
 class Showing(Protocol):
     """A job with pictures of its own to show, (N, C, H, W) in [-1, 1] in rows of eight, where it makes no generator."""
 
@@ -90,6 +99,7 @@ def order(size: int, batch: int, step: int, seed: int) -> np.ndarray:
 
 
 HOPELESS = 20  # steps in a row without a finite gradient
+ASTRAY = 2  # states in a row that a job would not keep
 
 
 class Run:
@@ -105,6 +115,7 @@ class Run:
         self.step, self.steps, self.seconds = 0, training.steps or 0, 0.0
         self.complaint = ""  # what went wrong last, until somebody has said it
         self.skipped = 0  # steps in a row without a finite gradient
+        self.refused = 0  # states in a row that were not worth keeping
         self.stop = False  # set it, and the run ends after the step it is in
         self.slow = (0, 0.0)  # the last of the steps that are slower than those that follow, and when it was taken
         self.whole = True  # False inside a step, where weights and step number do not belong together
@@ -151,6 +162,11 @@ class Run:
                 f"{self.remedy}"
             )
 
+    def give_up(self) -> None:
+        """UserError where what is learnt has been worthless for a while."""
+        if isinstance(self.job, Watching) and self.refused >= ASTRAY:
+            raise UserError(f"training diverged: {self.complaint}, nor was what came before it; {self.remedy}")
+
     @property
     def remedy(self) -> str:
         """What to do about a run that diverged."""
@@ -159,18 +175,21 @@ class Run:
             f"{self.training.rate:g} or a longer warm-up"
         )
 
-    def sound(self) -> bool:
-        """Whether weights and averages are numbers and, after a step without a finite gradient, still have a loss."""
+    def spoilt(self) -> str:
+        """What is wrong: weights or averages that are no numbers, or, after a step without a finite gradient, have no loss; or
+        what the job itself sees."""
         held = itertools.chain(self.parameters, *(average.values() for average in self.ema.averages))
-        if not all(bool(p.isfinite().all()) for p in held):
-            return False
-        return not self.skipped or math.isfinite(self.job.validate())
+        if not all(bool(p.isfinite().all()) for p in held) or (self.skipped and not math.isfinite(self.job.validate())):
+            return "has weights that are spoilt"
+        return self.job.astray() if isinstance(self.job, Watching) else ""
 
     def save(self) -> bool:
         """Writes the checkpoint; where the disk is full, or the weights are spoilt, the run goes on and the older one stays."""
-        if not self.sound():
-            self.complaint = f"step {self.step} has weights that are spoilt: they were not saved"
+        if wrong := self.spoilt():
+            self.complaint = f"step {self.step} {wrong}: it was not saved"
+            self.refused += 1
             return False
+        self.refused = 0
         tensors = {f"model.{k}": v for k, v in self.job.module.state_dict().items()} | self.ema.state()
         for i, p in enumerate(self.parameters):
             tensors |= {f"optimiser.{i}.{k}": v for k, v in self.optimiser.state.get(p, {}).items()}
@@ -284,6 +303,7 @@ def fit(run: Run) -> Iterator[Progress]:
             due = last or run.seconds - validated_at >= 60 * training.validate_minutes
             if due or run.seconds - saved_at >= 60 * training.save_minutes:  # what is shown was saved before
                 now, saved_at = replace(now, saved=run.save()), run.seconds
+                run.give_up()
             if due:
                 with run.averaged():
                     now, validated_at = replace(now, validation=run.job.validate()), run.seconds
