@@ -323,7 +323,6 @@ def test_rewards_that_cannot_be():
     for make in (
         lambda: soft_edges(level=0),
         lambda: squares(0),
-        lambda: colours(0),
         lambda: job(controls()[0], Rewarding, reward=squares(), light=0),
     ):
         with pytest.raises(UserError):

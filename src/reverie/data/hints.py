@@ -102,11 +102,11 @@ def low(side: int = 8) -> Hint:
 
 
 @remembers
-def palette(colours: int = 6, repeat: int = 4) -> Hint:
-    """Its main colours as stripes, the commonest first, each as wide as it is common; where they are is not told.
+def palette(colours: int = 6, repeat: int = 8) -> Hint:
+    """Its main colours as stripes of one width, the commonest first; where they are is not told.
 
-    repeat: the stripes stand beside each other so often, so that all of them are near every place: a net that sees few pixels
-    around each learns nothing from stripes that it sees one of.
+    repeat: the stripes stand beside each other so often, where there is a pixel for each, so that every place sees all of them, each where it is everywhere: a net
+    that sees few pixels around a place learns nothing from stripes that it sees one of, and little where their places shift.
     """
     if not (1 <= colours <= 64 and 1 <= repeat <= 64):
         raise UserError(f"palette: colours is {colours} and repeat {repeat}; both lie between 1 and 64")
@@ -115,10 +115,9 @@ def palette(colours: int = 6, repeat: int = 4) -> Hint:
         few = Image.fromarray(pixels).quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         found = few.convert("RGB").getcolors(64) or []
         ranked = sorted(found, key=lambda pair: (-pair[0], pair[1]))
-        height, width = pixels.shape[:2]
-        ends = np.cumsum([count for count, _ in ranked]) / (height * width)
-        place = (np.arange(width) + 0.5) * repeat / width % 1
-        stripe = np.minimum(np.searchsorted(ends, place, side="right"), len(ranked) - 1)
+        width = pixels.shape[1]
+        place = (np.arange(width) + 0.5) * max(1, min(repeat, width // colours)) / width % 1
+        stripe = np.minimum((place * colours).astype(int), len(ranked) - 1)  # where there are fewer, the last is wider
         return np.broadcast_to(np.array([colour for _, colour in ranked], np.uint8)[stripe], pixels.shape).copy()
 
     return hint

@@ -83,19 +83,13 @@ def patches() -> Reward:
 
 
 @remembers
-def colours(softness: float = 0.05) -> Reward:
-    """For `palette`: each pixel's mean square distance to the nearest of the colours, and that of their shares of the picture.
-
-    A pixel belongs to its colours in the shares softmax(-distance / softness).
-    """
-    if not softness > 0:
-        raise UserError(f"colours: softness is {softness}; it is positive")
+def colours() -> Reward:
+    """For `palette`: the mean square distance of each pixel to the nearest of the colours, and of each colour to its nearest pixel."""
 
     def one(made: Tensor, hint: Tensor) -> Tensor:
-        palette, count = torch.unique(hint.flatten(1), dim=1, return_counts=True)
+        palette = torch.unique(hint.flatten(1), dim=1)
         gap = (made.flatten(1)[:, :, None] - palette[:, None]).square().mean(0)
-        share = (-gap / softness).softmax(1).mean(0)
-        return gap.amin(1).mean() + (share - count / count.sum()).square().sum()
+        return gap.amin(1).mean() + gap.amin(0).mean()
 
     return lambda made, hint: torch.stack([one(m, h) for m, h in zip(made, hint, strict=True)])
 

@@ -203,7 +203,7 @@ class ControlRecipe(Preset):
         return look
 
 
-TRAINING = Training(steps=1500, batch=16, rate=1e-3, warmup=50, decay=0.5, holdout=256, widths=(0.05,), snapshots=0)
+TRAINING = Training(steps=4500, batch=16, rate=1e-3, warmup=50, decay=0.5, holdout=256, widths=(0.05,), snapshots=0)
 EDGES = ControlRecipe(
     name="avatars-edges", about="a control of reverie-avatars by edges", source="avatars", hint="edges()", training=TRAINING
 )
@@ -213,8 +213,7 @@ PALETTE = replace(
     name="avatars-palette",
     about="a control of reverie-avatars by its main colours",
     hint="palette()",
-    times="log_normal(mean=0.8, deviation=1.2)",  # colours are chosen in more noise than lines
-    training=replace(TRAINING, steps=3000),
+    times="log_normal(mean=1.2, deviation=1.3)",  # colours are chosen in more noise than lines
 )
 SHADING = replace(EDGES, name="avatars-shading", about="a control of reverie-avatars by shading, like depth", hint="shading()")
 SKETCH = replace(EDGES, name="avatars-sketch", about="a control of reverie-avatars by a sketch", hint="sketch()")
@@ -225,7 +224,7 @@ UNI = replace(
     about="a control of reverie-avatars by any of edges, patches and main colours",
     hints=("edges()", "regions()", "palette()"),
     begin="avatars-edges",
-    times="log_normal(mean=0.0, deviation=1.6)",
+    times="log_normal(mean=0.3, deviation=1.7)",
     training=replace(TRAINING, steps=9000),
 )
 EDGES_PLUS = replace(
