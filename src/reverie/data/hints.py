@@ -105,8 +105,9 @@ def low(side: int = 8) -> Hint:
 def palette(colours: int = 6, repeat: int = 8) -> Hint:
     """Its main colours as stripes of one width, the commonest first; where they are is not told.
 
-    repeat: the stripes stand beside each other so often, where there is a pixel for each, so that every place sees all of them, each where it is everywhere: a net
-    that sees few pixels around a place learns nothing from stripes that it sees one of, and little where their places shift.
+    repeat: the stripes stand beside each other so often, where there is a pixel for each, so that every place sees all of them,
+    each where it is everywhere: a net that sees few pixels around a place learns nothing from stripes that it sees one of, and
+    little where their places shift.
     """
     if not (1 <= colours <= 64 and 1 <= repeat <= 64):
         raise UserError(f"palette: colours is {colours} and repeat {repeat}; both lie between 1 and 64")

@@ -84,7 +84,7 @@ def patches() -> Reward:
 
 @remembers
 def colours() -> Reward:
-    """For `palette`: the mean square distance of each pixel to the nearest of the colours, and of each colour to its nearest pixel."""
+    """For `palette`: the mean square distance of each pixel to the nearest colour, and of each colour to its nearest pixel."""
 
     def one(made: Tensor, hint: Tensor) -> Tensor:
         palette = torch.unique(hint.flatten(1), dim=1)
