@@ -24,6 +24,7 @@ from reverie.nets.unet import UNet, UNetConfig
 from reverie.process import rules, schedules
 from reverie.systems import save
 from reverie.systems.distilled import KINDS, Distillation
+from reverie.systems.lora import given_loras
 from reverie.systems.weights import load
 from reverie.tasks import Edit, generate
 from reverie.tasks.train import Session, restored, stored
@@ -130,6 +131,21 @@ def test_every_method_teaches(name, place, tmp_path, capsys):
     assert len(edited) == 1, "a student is a model like any other"
 
 
+def test_a_student_may_be_a_lora(place, tmp_path, capsys):
+    folder = tmp_path / "run"
+    made = distilled(place, folder, "progressive(begin=4)", "--updates", "3", "--as-lora", "4")
+    teacher = load(place / "teacher.safetensors")
+    own, theirs = (each.denoiser.net.state_dict() for each in (made, teacher))
+    linear = {f"{k}.weight" for k, v in teacher.denoiser.net.named_modules() if isinstance(v, torch.nn.Linear)}
+    assert {k for k, v in theirs.items() if not torch.equal(own[k], v)} <= linear
+    changed = given_loras(teacher, [str(folder / "lora.safetensors")])
+    assert changed.defaults == made.defaults and changed.defaults.steps == 2
+    one, two = (np.asarray(generate(each, "a bald man", seed=3)[0]).astype(int) for each in (made, changed))
+    assert abs(one - two).max() <= 1 and changed.about["loras"][0]["given"] == str(folder / "lora.safetensors")
+    assert (folder / "lora.safetensors").stat().st_size < 0.7 * (folder / "model.safetensors").stat().st_size
+    assert distilled(place, folder, "--resume", "--updates", "4").about["distilled"] == made.about["distilled"]
+
+
 def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
     whole = distilled(place, tmp_path / "whole", "progressive(begin=8)", "--updates", "8")
     folder = tmp_path / "broken"
@@ -229,6 +245,9 @@ def test_a_teacher_hears_the_scale_that_is_told():
         (["guidance"], "say which, as --scales 1 6"),
         (["reflow", "--scales", "1", "4"], "reflow learns no scale of guidance"),
         (["ect", "--scales", "1", "4"], "ect learns no scale of guidance"),
+        (["trajectory", "--as-lora", "4"], "trajectory tells the net a further time or scale (target), which is no LoRA"),
+        (["fast", "--as-lora", "-1"], "the rank of a LoRA is -1"),
+        (["fast", "--as-lora", "2", "--begin", "runs/x"], "leave out --begin, or --as-lora"),
         (["moments", "--batch", "1"], "one sample is no group to compare: use a larger --batch"),
         (["fast", "--teacher", "nowhere"], "no model is called 'nowhere'"),
     ],

@@ -48,6 +48,8 @@ class Distill:
     """Where it is: a folder or file; '' = the packaged or installed set."""
     alone: bool = False
     """Methods that need no teacher begin from its weights, and do not ask it."""
+    as_lora: int = 0
+    """The rank of a LoRA that learns in place of the whole net, of methods that tell it no further time; 0 = none."""
     pairs: int = 2000
     """Pictures that the teacher makes, for methods that learn from pairs."""
     rate: float = 2e-4
@@ -96,6 +98,7 @@ def before(begun: Mapping[str, Any], folder: Path) -> Distill:
         source=begun["source"],
         data=begun["data"],
         alone=begun["data_alone"],
+        as_lora=begun.get("rank", 0),
         pairs=begun["pairs"],
         minutes=training["minutes"],
         updates=training["steps"] or 0,
@@ -145,6 +148,7 @@ def recipe_of(asked: Distill) -> Distillation:
         scale=asked.guidance,
         scales=tuple(asked.scales),
         data_alone=asked.alone,
+        rank=asked.as_lora,
         pairs=asked.pairs,
         training=training,
     )

@@ -18,6 +18,7 @@ from reverie.errors import UserError
 from reverie.files import free
 from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
+from reverie.systems.lora import given_loras
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
@@ -91,6 +92,8 @@ class Drawing:
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
+    lora: tuple[str, ...] = ()
+    """Changes of the model's weights, each a file or a file and its weight, as "lcm.safetensors:0.8"."""
     then: tuple[str, ...] = ()
     """Models that enlarge, one after the other, what this one drew: a cascade."""
     refiner: str = ""
@@ -207,14 +210,19 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
     if asked.solver and (meant(asked.solver)[1] or told.get("grid") == TUNED):
         told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well, and a tuned solver's is its own
-    asked = parse(kind, arguments, prog, replace(kind(), model=made.model or kind().model, refiner=made.refiner, **told))
+    asked = parse(kind, arguments, prog, replace(kind(), **of_model(made, kind().model), **told))
     return asked.retold(made), made
+
+
+def of_model(made: metadata.Made, usual: str) -> dict[str, Any]:
+    """What a picture says of its model."""
+    return {"model": made.model or usual, "refiner": made.refiner, "lora": made.loras}
 
 
 def opened(asked: Drawing, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
-        system = open_model(asked.model, asked.opening, asked.refiner)
+        system = given_loras(open_model(asked.model, asked.opening, asked.refiner), asked.lora, asked.opening.partial)
     except UserError as error:
         if made is None or asked.model != made.model:
             raise

@@ -13,6 +13,7 @@ from reverie.distill.pairs import Store
 from reverie.distill.shown import Method, Shown, Teacher
 from reverie.errors import UserError
 from reverie.nets.clocks import tell
+from reverie.nets.lora import adapt
 from reverie.rng import Rng, digest
 from reverie.solve import Solver, sample
 from reverie.train.jobs import Diffusion
@@ -22,10 +23,21 @@ FAR, ALIKE = 6.0, 0.003
 """In shares of the variance of data: from where on pictures have gone astray."""
 
 
-def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = None, hears: tuple[str, ...] = ()) -> Denoiser:
-    """A copy of the model that learns, told the clocks of the method, and others; at first it is the model, bit for bit."""
-    net = copy.deepcopy(model.net).float().requires_grad_(True)
+def student_of(
+    model: Denoiser, method: Method, autocast: torch.dtype | None = None, hears: tuple[str, ...] = (), rank: int = 0
+) -> Denoiser:
+    """A copy of the model that learns, told the clocks of the method, and others; at first it is the model, bit for bit.
+
+    rank: of low-rank changes, which alone learn then; 0 = the whole net learns.
+    """
+    net = copy.deepcopy(model.net).float().requires_grad_(not rank)
     clocks = (*method.hears, *hears)
+    if rank and clocks:
+        raise UserError(
+            f"{_name(method)} tells the net a further time or scale ({clocks[0]}), which is no LoRA: leave out --as-lora"
+        )
+    if rank and not adapt(net, rank):
+        raise UserError("this net has no linear layer, which a LoRA would change: leave out --as-lora")
     made = Denoiser(
         tell(net, clocks) if clocks else net,
         model.path,
@@ -42,7 +54,7 @@ def student_of(model: Denoiser, method: Method, autocast: torch.dtype | None = N
 
 def check(student: Denoiser, method: Method) -> None:
     """UserError where the net cannot learn what the method asks of it."""
-    name = method.card.get("name", "this method")
+    name = _name(method)
     if not student.path.noise.gaussian:
         raise UserError(f"{name} follows the flow of Gaussian noise, and this model's is another: there is no method for it")
     student.solution(torch.ones((), dtype=torch.float64))  # says so itself where nothing can be told at the beginning of the way
@@ -52,6 +64,10 @@ def check(student: Denoiser, method: Method) -> None:
             f"{name} needs a net whose estimate is its input itself where there is no noise, and '{_rule(student)}' is not: "
             "train the teacher with velocity(), v() or edm()"
         )
+
+
+def _name(method: Method) -> str:
+    return str(method.card.get("name", "this method"))
 
 
 def _rule(student: Denoiser) -> str:

@@ -60,3 +60,14 @@ def merge(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def lora_state(module: nn.Module) -> dict[str, Tensor]:
+    """A, B and alpha of every changed layer, as `<layer>.lora_A.weight`, `.lora_B.weight` and `.alpha`."""
+    out: dict[str, Tensor] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+            change: LowRank = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
+            out |= {f"{name}.lora_A.weight": change.down.detach(), f"{name}.lora_B.weight": change.up.detach()}
+            out[f"{name}.alpha"] = torch.tensor(change.scale * len(change.down))
+    return out

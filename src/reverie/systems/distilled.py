@@ -102,6 +102,8 @@ class Distillation(Preset):
     """The teacher's weights are where the student begins, and it is not asked again."""
     pairs: int = 2000
     """Pictures that the teacher makes, of methods that learn from pairs."""
+    rank: int = 0
+    """Of the low-rank changes of the teacher's linear layers, which alone learn then; 0 = the whole net learns."""
     compared: int = 48
     """Held-out prompts whose pictures are compared with the teacher's."""
     training: Training = field(
@@ -143,7 +145,7 @@ class Distillation(Preset):
         torch.manual_seed(self.training.seed)
         model: Any = base.denoiser
         method = self.made(model)
-        student = student_of(self._begun(base), method, self.training.autocast, ("guidance",) if self.scales else ())
+        student = student_of(self._begun(base), method, self.training.autocast, ("guidance",) if self.scales else (), self.rank)
         channels_last(student)
         grid, solver = self.sampling(student)
         teacher = Teacher(model, scale, self._empty(base))
@@ -176,6 +178,10 @@ class Distillation(Preset):
             raise UserError(f"{name} learns no scale of guidance: leave out --scales, or choose a method that asks the teacher")
         if parse(self.method)["name"] == "guidance" and not self.scales:
             raise UserError("guidance learns every scale between two: say which, as --scales 1 6")
+        if self.rank < 0:
+            raise UserError(f"the rank of a LoRA is {self.rank}; it is 1 or more")
+        if self.rank and self.begin:
+            raise UserError("a LoRA is a change of the teacher: leave out --begin, or --as-lora")
 
     def _begun(self, base: System) -> Denoiser:
         """What the student is at first; UserError where it cannot take the teacher's place."""

@@ -25,6 +25,7 @@ from reverie.measure.noisy import NoisyReader, Scorer
 from reverie.measure.reader import Reader
 from reverie.nets.clocks import tell
 from reverie.nets.dit import DiT, DiTConfig
+from reverie.nets.lora import merged_state
 from reverie.nets.mlp import MLP, MLPConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.nets.moe import MoE, MoEConfig
@@ -131,8 +132,8 @@ def card(system: System | Part) -> Card:
 
 
 def save(system: System | Part, path: str | File, dtype: torch.dtype | None = None) -> None:
-    """Writes a system; `dtype` (torch.float16) halves the file."""
-    tensors = {f"{part}.{k}": v for part, module in parts(system).items() for k, v in module.state_dict().items()}
+    """Writes a system, low-rank changes merged; `dtype` (torch.float16) halves the file."""
+    tensors = {f"{part}.{k}": v for part, module in parts(system).items() for k, v in merged_state(module).items()}
     tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
     save_tensors(File(path), tensors, {CARD: card(system)})
 
@@ -157,6 +158,8 @@ def load_any(path: str | File) -> System | Part:
         base = card.get("base")
         name = base.get("name") if isinstance(base, dict) else "another model"
         raise UserError(f"{path} is a control of {name}, and makes no pictures alone: name that model")
+    if "lora" in card:
+        raise UserError(f"{path} is a change of the weights of a model, a LoRA: name the model, and this with --lora")
     if (form := rebuild(card.get("format"), (), f"{path}: format", int)) > FORMAT:
         raise UserError(f"{path} has format {form}, newer than this version reads ({FORMAT}): update reverie")
     stamp = fingerprint(tensors)

@@ -32,6 +32,7 @@ class Made:
     """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits.
 
     refiner: the model that drew the end of the way, likewise; "" for none. tasks: what was done besides drawing from words.
+    loras: changes of the model's weights, as they were given.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Made:
     hash: str = ""
     refiner: str = ""
     tasks: tuple[Mapping[str, Any], ...] = ()
+    loras: tuple[str, ...] = ()
 
     def fits(self, system: System) -> bool:
         """Whether these are the weights that made it, as far as is known."""
@@ -87,6 +89,7 @@ def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
 def source(system: System, model: str = "") -> dict[str, Any]:
     """Which model it was; model as in `record`."""
     made = {"name": system.name, "given": model or system.name, "hash": system.hash}
+    made |= {"loras": system.about["loras"]} if system.about.get("loras") else {}
     return made if system.refiner is None else made | {"refiner": system.refiner.about.get("given", system.refiner.name)}
 
 
@@ -143,7 +146,7 @@ def _ours(said: str, path: Path) -> Made:
         made = Settings(**settings | {"prompt": (settings["prompt"],), "guide": tuple(settings.get("guide", ()))})
         tasks = tuple(task for task in found.get("tasks", ()) if isinstance(task, Mapping))
         named = str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", ""))
-        return Made(made, *named, tasks)
+        return Made(made, *named, tasks, tuple(str(each["given"]) for each in model.get("loras", ())))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 

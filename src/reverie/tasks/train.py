@@ -1,7 +1,7 @@
 """A training run in a folder: recipe in, model out, everything in between safe on disk.
 
 FOLDER/recipe.json, log.jsonl, events.* (TensorBoard, where installed), checkpoint.safetensors, snapshot-*.safetensors,
-previews/*.png, model.safetensors
+previews/*.png, model.safetensors; of a LoRA lora.safetensors, too
 """
 
 import contextlib
@@ -24,9 +24,11 @@ from reverie.codec import Points
 from reverie.data.sheet import sheet
 from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
+from reverie.nets.lora import changes
 from reverie.process.grids import GRIDS
 from reverie.systems.control import save_control
 from reverie.systems.control.recipe import Trained
+from reverie.systems.lora import save_lora
 from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
 from reverie.systems.weights import save
@@ -140,6 +142,10 @@ class Session:
             save_control(made.control, path, made.base, made.about)
         else:
             save(made, path)
+            if any(changes(made.denoiser)):
+                told = made.about.get("distilled", {})
+                base = {"name": told.get("teacher", ""), "hash": told.get("hash", "")}
+                save_lora(made.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, made.about, made.defaults)
 
 
 def snapshots(folder: Path, width: float) -> list[Path]:
