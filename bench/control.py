@@ -42,7 +42,7 @@ from reverie.systems.control import open_control
 from reverie.systems.shipped import open_model
 from reverie.systems.weights import CARD
 from reverie.train.jobs import to_pictures, to_signal
-from reverie.train.rewarding import colours, patches, soft_edges, squares
+from reverie.train.rewarding import patches, soft_edges, squares
 
 FIELDS = ("control", "hint", "prompts", "guided", "weight", "guidance", "n", "steps", "error", "reward", "kid", "identity")
 
@@ -100,7 +100,7 @@ def low_error(made: np.ndarray, hint: np.ndarray) -> float:
 ERRORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "edges": edge_error, "regions": region_error, "palette": palette_error, "low": low_error,
 }  # fmt: skip
-REWARD = {"edges": soft_edges(), "regions": patches(), "palette": colours(), "low": squares()}
+REWARD = {"edges": soft_edges(), "regions": patches(), "palette": patches(), "low": squares()}
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from reverie.train import Run, Training, fit
 from reverie.train.jobs import to_signal
 from reverie.train.loop import Key
 from reverie.train.objective import denoising, uniform
-from reverie.train.rewarding import Rewarding, colours, patches, soft_edges, squares
+from reverie.train.rewarding import Rewarding, patches, soft_edges, squares
 from reverie.train.steering import Steering
 
 SYSTEM = small_system()
@@ -212,7 +212,7 @@ AGREED = {
     "edges": (edges(), soft_edges()),
     "low": (low(4), squares(4)),
     "regions": (regions(), patches()),
-    "palette": (palette(), colours()),
+    "palette": (palette(side=4), patches()),
 }
 
 

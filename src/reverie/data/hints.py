@@ -102,24 +102,23 @@ def low(side: int = 8) -> Hint:
 
 
 @remembers
-def palette(colours: int = 6, repeat: int = 8) -> Hint:
-    """Its main colours as stripes of one width, the commonest first; where they are is not told.
+def palette(colours: int = 6, side: int = 8) -> Hint:
+    """Its main colours, and roughly where: each of so many squares each way in the commonest of them there.
 
-    repeat: the stripes stand beside each other so often, where there is a pixel for each, so that every place sees all of them,
-    each where it is everywhere: a net that sees few pixels around a place learns nothing from stripes that it sees one of, and
-    little where their places shift.
+    The spatial palette of T2I-Adapter (arXiv:2302.08453, section 3.3), in colours that the picture has, and no mixtures of them.
     """
-    if not (1 <= colours <= 64 and 1 <= repeat <= 64):
-        raise UserError(f"palette: colours is {colours} and repeat {repeat}; both lie between 1 and 64")
+    if not (1 <= colours <= 64 and 1 <= side <= 1024):
+        raise UserError(f"palette: colours is {colours} and side {side}; 1 to 64 colours, and 1 to 1024 squares")
 
     def hint(pixels: np.ndarray) -> np.ndarray:
         few = Image.fromarray(pixels).quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-        found = few.convert("RGB").getcolors(64) or []
-        ranked = sorted(found, key=lambda pair: (-pair[0], pair[1]))
-        width = pixels.shape[1]
-        place = (np.arange(width) + 0.5) * max(1, min(repeat, width // colours)) / width % 1
-        stripe = np.minimum((place * colours).astype(int), len(ranked) - 1)  # where there are fewer, the last is wider
-        return np.broadcast_to(np.array([colour for _, colour in ranked], np.uint8)[stripe], pixels.shape).copy()
+        which = np.asarray(few)
+        rows, columns = (np.arange(n) * min(side, n) // n for n in which.shape)
+        square = rows[:, None] * (columns.max() + 1) + columns
+        votes = np.zeros((square.max() + 1, colours), int)
+        np.add.at(votes, (square.ravel(), which.ravel()), 1)
+        known = np.array(few.getpalette(), np.uint8).reshape(-1, 3)
+        return known[votes.argmax(1)][square]
 
     return hint
 

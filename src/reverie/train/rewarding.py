@@ -72,7 +72,7 @@ def squares(side: int = 8) -> Reward:
 
 @remembers
 def patches() -> Reward:
-    """For `regions`: the mean square distance of the mean colours of patches, by their areas; a patch is what has one colour."""
+    """For `regions` and `palette`: the mean square distance of mean colours of patches, by area; a patch is what has one colour."""
 
     def one(made: Tensor, hint: Tensor) -> Tensor:
         colours, label, count = torch.unique(hint.flatten(1), dim=1, return_inverse=True, return_counts=True)
@@ -82,19 +82,7 @@ def patches() -> Reward:
     return lambda made, hint: torch.stack([one(m, h) for m, h in zip(made, hint, strict=True)])
 
 
-@remembers
-def colours() -> Reward:
-    """For `palette`: the mean square distance of each pixel to the nearest colour, and of each colour to its nearest pixel."""
-
-    def one(made: Tensor, hint: Tensor) -> Tensor:
-        palette = torch.unique(hint.flatten(1), dim=1)
-        gap = (made.flatten(1)[:, :, None] - palette[:, None]).square().mean(0)
-        return gap.amin(1).mean() + gap.amin(0).mean()
-
-    return lambda made, hint: torch.stack([one(m, h) for m, h in zip(made, hint, strict=True)])
-
-
-REWARDS = (soft_edges, squares, patches, colours)
+REWARDS = (soft_edges, squares, patches)
 
 
 class Rewarding(Steering):

@@ -70,7 +70,7 @@ class ControlRecipe(Preset):
     rank: int = 0
     """Of the changes of its linear layers; beside them learn the encoder of hints and what begins at zero. 0 = all of it learns."""
     reward: str = ""
-    """How far a picture is from its hint, which is learnt from, too: soft_edges(), squares(), patches(), colours()."""
+    """How far a picture is from its hint, which is learnt from, too: soft_edges(), squares(), patches()."""
     reward_weight: float = 0.5
     light: float = 0.6
     """The most noise, sigma / alpha, at which it is."""
@@ -213,7 +213,7 @@ PALETTE = replace(
     name="avatars-palette",
     about="a control of reverie-avatars by its main colours",
     hint="palette()",
-    times="log_normal(mean=1.2, deviation=1.3)",  # colours are chosen in more noise than lines
+    times="log_normal(mean=0.5, deviation=1.4)",  # colours are chosen in more noise than lines
 )
 SHADING = replace(EDGES, name="avatars-shading", about="a control of reverie-avatars by shading, like depth", hint="shading()")
 SKETCH = replace(EDGES, name="avatars-sketch", about="a control of reverie-avatars by a sketch", hint="sketch()")
@@ -224,7 +224,7 @@ UNI = replace(
     about="a control of reverie-avatars by any of edges, patches and main colours",
     hints=("edges()", "regions()", "palette()"),
     begin="avatars-edges",
-    times="log_normal(mean=0.3, deviation=1.7)",
+    times="log_normal(mean=0.0, deviation=1.6)",
     training=replace(TRAINING, steps=9000),
 )
 EDGES_PLUS = replace(
