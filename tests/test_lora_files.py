@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from small import small_system
 
-from reverie.adapt.lora import Changed, LowRank
+from reverie.adapt.changes import LowRank
+from reverie.adapt.lora import Changed
 from reverie.cli import main
 from reverie.denoiser import Cond
 from reverie.errors import UserError
@@ -16,6 +17,7 @@ from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.lora import adapt, changes
 from reverie.systems import save
 from reverie.systems.lora import asked, open_lora, save_lora, with_loras
+from reverie.systems.lora.places import weights
 from reverie.systems.system import Sampling
 from reverie.systems.weights import load
 from reverie.tasks import metadata
@@ -53,7 +55,7 @@ def says(made):
 def test_what_is_read_is_what_was_learnt(tmp_path):
     learnt, plain = changed(tmp_path / "a.safetensors", 1), system()
     lora = open_lora(tmp_path / "a.safetensors", plain)
-    assert len(lora.changes) == sum(1 for _ in changes(learnt.denoiser.net)) > 8 and lora.name == "a" and len(lora.hash) == 64
+    assert len(lora.sites) == sum(1 for _ in changes(learnt.denoiser.net)) > 8 and lora.name == "a" and len(lora.hash) == 64
     before = says(plain)
     torch.testing.assert_close(says(with_loras(plain, [(lora, 1.0)])), says(learnt), atol=1e-6, rtol=1e-5)
     assert (says(plain) - before).abs().max() > 1e-2
@@ -61,33 +63,37 @@ def test_what_is_read_is_what_was_learnt(tmp_path):
     torch.testing.assert_close(says(load(tmp_path / "whole.safetensors")), says(learnt), atol=1e-6, rtol=1e-5)
 
 
+def differences(lora, own):
+    return {site.stack.keys[0]: site.change(own[site.stack.keys[0]]) for site in lora.sites}
+
+
 def test_changes_are_put_in_and_taken_out_exactly(tmp_path):
     made = system()
     for seed, name in enumerate("ab"):
         changed(tmp_path / name, seed)
     one, two = (open_lora(tmp_path / name, made) for name in "ab")
-    net, before = made.denoiser.net, {k: v.clone() for k, v in made.denoiser.net.state_dict().items()}
-    places = {k: v.data_ptr() for k, v in net.state_dict().items()}
-    weights = Changed(net)
-    weights.set([(one, 0.0)])
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "a weight of 0 changes no bit"
-    weights.set([(one, 0.7), (two, -0.2)])
-    for name in one.changes:
-        total = before[name] + 0.7 * one.changes[name]() - 0.2 * two.changes[name]()
-        torch.testing.assert_close(net.state_dict()[name], total)
-    weights.set([(two, 1.0)])
-    for name in two.changes:
-        torch.testing.assert_close(net.state_dict()[name], before[name] + two.changes[name]())
-    assert {k: v.data_ptr() for k, v in net.state_dict().items()} == places, "where the weights lay"
-    weights.set([])
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and not weights.kept
+    own, before = weights(made), {k: v.clone() for k, v in weights(made).items()}
+    first, second = (differences(lora, before) for lora in (one, two))
+    placed = Changed(own)
+    placed.set([(one, 0.0)])
+    assert all(torch.equal(v, before[k]) for k, v in own.items()), "a weight of 0 changes no bit"
+    placed.set([(one, 0.7), (two, -0.2)])
+    for name in first:
+        torch.testing.assert_close(own[name].data, before[name] + 0.7 * first[name] - 0.2 * second[name])
+    places = {k: v.data_ptr() for k, v in own.items()}
+    placed.set([(two, 1.0)])
+    for name in second:
+        torch.testing.assert_close(own[name].data, before[name] + second[name])
+    assert {k: v.data_ptr() for k, v in own.items()} == places, "where the others lay"
+    placed.set([])
+    assert all(torch.equal(v, before[k]) for k, v in own.items()) and not placed.kept
 
 
 def test_a_convolution_of_low_rank_is_one_after_the_other():
     made = torch.Generator().manual_seed(0)
     up, down = torch.randn(5, 2, 1, 1, generator=made), torch.randn(2, 4, 3, 3, generator=made)
     x = torch.randn(1, 4, 6, 6, generator=made)
-    whole = torch.nn.functional.conv2d(x, LowRank(up, down, 0.5)(), padding=1)
+    whole = torch.nn.functional.conv2d(x, LowRank(up, down, 0.5)(torch.zeros(5, 4, 3, 3)), padding=1)
     parts = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, down, padding=1), up)
     torch.testing.assert_close(whole, 0.5 * parts, atol=1e-5, rtol=1e-5)
 

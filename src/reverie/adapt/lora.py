@@ -1,88 +1,78 @@
 """Changes of weights that were learnt apart: several at once, each by its weight, put in and taken out exactly.
 
-    W' = W + sum over k of w_k D_k,      D = (alpha / r) B A      (LoRA, Hu et al., arXiv:2106.09685)                (1)
+    W' = W + sum over k of w_k D_k(W)                                                                               (1)
 
-W' is written where W lies, so that nothing is built or compiled anew, and W is kept beside: with no change left it is W again, bit
-for bit.
+with D of `changes.py`. W' stands where W stood, so that nothing is built or compiled anew, and W is kept: with no change left it is
+there again, bit for bit.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from reverie.adapt.changes import Change
 from reverie.errors import UserError
-
-
-class Change(Protocol):
-    """D of one weight, from what was learnt of it, and its shape."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __call__(self) -> Tensor: ...
+from reverie.nets.stack import Stack
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """(alpha / r) B A: up (out, r), down (r, in), of any further axes that are 1 or those of a convolution in `down`."""
+class Site:
+    """A weight of theirs, which one or several of ours make up, and what was learnt of it."""
 
-    up: Tensor
-    down: Tensor
-    scale: float = 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.up), *self.down.shape[1:])
-
-    def __call__(self) -> Tensor:
-        return self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1)).reshape(self.shape)
+    stack: Stack
+    change: Change
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """One file of changes, by the names of the weights that they belong to. about: what it says of itself."""
+    """One file of changes. about: what it says of itself."""
 
     name: str
     hash: str
-    changes: Mapping[str, Change]
+    sites: Sequence[Site]
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Changed:
-    """The weights of a module, and changes of them."""
+    """Weights by their names, and changes of them."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    def __init__(self, own: Mapping[str, Tensor]) -> None:
+        self.own = dict(own)
         self.kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def set(self, loras: Sequence[tuple[Lora, float]]) -> None:
-        """From now on these changes are in place, and no others. UserError where one does not belong here."""
+        """From now on these changes are in place, and no others. UserError where one does not belong here, before anything is."""
         for lora, weight in loras:
             if not math.isfinite(weight):
                 raise UserError(f"the weight of {lora.name} is {weight}; it is a number, 1 = as it was trained")
-            for name, change in lora.changes.items():
-                self._check(lora.name, name, change.shape)
-        wanted = {name for lora, weight in loras if weight for name in lora.changes}
-        for name in wanted - self.kept.keys():
-            self.kept[name] = self.own[name].detach().clone()
-        for name, old in self.kept.items():
-            here = self.own[name]
-            total = old.float() if name in wanted else old
-            for lora, weight in loras:
-                if weight and name in lora.changes:
-                    total = total + weight * lora.changes[name]().to(old.device).reshape(old.shape)
-            here.data.copy_(total)
-        self.kept = {name: old for name, old in self.kept.items() if name in wanted}
+            for site in lora.sites:
+                self._check(lora.name, site)
+        wanted = {key for lora, weight in loras if weight for site in lora.sites for key in site.stack.keys}
+        for key in self.kept.keys() - wanted:
+            self.own[key].data = self.kept.pop(key)
+        for key in wanted - self.kept.keys():
+            self.kept[key] = self.own[key].data
+            self.own[key].data = torch.empty_like(self.kept[key])
+        total = {key: self.kept[key].float() for key in wanted}
+        for lora, weight in loras:
+            for site in lora.sites if weight else ():
+                whole = site.stack.together(self.kept)
+                change = site.change(whole).to(whole.device).reshape(whole.shape)
+                for key, piece in zip(site.stack.keys, site.stack.apart(change, self.kept), strict=True):
+                    total[key] = total[key] + weight * piece
+        for key, value in total.items():
+            self.own[key].data.copy_(value)
 
-    def _check(self, lora: str, name: str, shape: tuple[int, ...]) -> None:
+    def _check(self, lora: str, site: Site) -> None:
         """UserError where a change has no place here; a layer may be a convolution of one place, or the other way round."""
-        if name not in self.own:
-            raise UserError(f"{lora} changes {name}, which this model has not")
-        own = tuple(self.own[name].shape)
-        if [n for n in shape if n > 1] != [n for n in own if n > 1]:
-            raise UserError(f"{lora} changes {name} by {shape}, and it is {own}: it is of another model")
+        if strange := [key for key in site.stack.keys if key not in self.own]:
+            raise UserError(f"{lora} changes {strange[0]}, which this model has not")
+        first = self.own[site.stack.keys[0]].shape
+        own = (sum(len(self.own[key]) for key in site.stack.keys), *first[1:])
+        if [n for n in site.change.shape if n > 1] != [n for n in own if n > 1]:
+            raise UserError(f"{lora} changes {site.stack.keys[0]} by {site.change.shape}, and it is {own}: it is of another model")

@@ -11,37 +11,19 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.errors import UserError
+from reverie.nets.stack import Stack
 
 Layout = Callable[[str], str | tuple[str, ...]]
 LOG = logging.getLogger("reverie")
 SHOWN = 4
 """Names that an error lists of each kind."""
 PIECE = re.compile(r"(.+)\[(\d+)(?:/(\d+))?\]")
-
-
-class Stack(NamedTuple):
-    """Our keys that make up one tensor of theirs, in order, and in how many rounds they are stacked."""
-
-    keys: list[str]
-    rounds: int
-
-    def apart(self, tensor: Tensor, own: Mapping[str, Tensor]) -> list[Tensor]:
-        """Their tensor as ours."""
-        if len(self.keys) == 1:
-            return [tensor]
-        sizes = [len(own[key]) // self.rounds for key in self.keys]
-        return [piece.flatten(0, 1) for piece in tensor.unflatten(0, (self.rounds, -1)).split(sizes, 1)]
-
-    def together(self, own: Mapping[str, Tensor]) -> Tensor:
-        """Ours as theirs."""
-        pieces = [own[key].unflatten(0, (self.rounds, -1)) for key in self.keys]
-        return torch.cat(pieces, 1).flatten(0, 1) if len(pieces) > 1 else own[self.keys[0]]
 
 
 def renamed(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
@@ -90,7 +72,7 @@ def given(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: s
     (out, in, 1, 1) are the same.
     """
     own = net.state_dict()
-    asked = _asked(own, layout, what)
+    asked = stacks(own, layout, what)
     missing, left = sorted(asked.keys() - tensors.keys()), sorted(tensors.keys() - asked.keys())
     wrong = [n for n, stack in asked.items() if n in tensors and _squeezed(tensors[n].shape) != _stacked(own, stack.keys)]
     report = Report(what, len(asked), missing, left, wrong, [n for n in _copies(own, layout, tensors) if n not in wrong])
@@ -121,13 +103,13 @@ def filled(net: nn.Module, tensors: Mapping[str, Tensor], layout: Layout, what: 
 def taken(net: nn.Module, layout: Layout, pointwise: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
     """Our weights by their names; those for which `pointwise` says so as convolutions of 1x1."""
     own, out = net.state_dict(), {}
-    for name, stack in _asked(own, layout, "our weights").items():
+    for name, stack in stacks(own, layout, "our weights").items():
         value = stack.together(own)
         out[name] = (value[..., None, None] if pointwise(name) and value.ndim == 2 else value).contiguous()
     return out
 
 
-def _asked(own: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, Stack]:
+def stacks(own: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, Stack]:
     """{their name: our keys, in the order in which they are stacked}."""
     found: dict[str, dict[int, str]] = {}
     rounds: dict[str, int] = {}
