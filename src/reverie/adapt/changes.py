@@ -136,11 +136,6 @@ def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return torch.einsum("ij...,jn,im->mn...", core.float(), down.float(), up.float())
 
 
-def scale(alpha: Tensor | None, rank: int) -> float:
-    """alpha / r; 1 where no alpha is given."""
-    return 1.0 if alpha is None else float(alpha) / rank
-
-
 def kron_of(parts: Sequence[Tensor | None]) -> Tensor | None:
     """One factor of LoKr: kept whole, or as (a, b), or (a, b, core)."""
     whole, a, b, core = parts

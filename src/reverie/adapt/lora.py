@@ -69,10 +69,11 @@ class Changed:
             self.own[key].data.copy_(value)
 
     def _check(self, lora: str, site: Site) -> None:
-        """UserError where a change has no place here; a layer may be a convolution of one place, or the other way round."""
+        """UserError where a change has no place here; that of a convolution may lie in rows, as a matrix."""
         if strange := [key for key in site.stack.keys if key not in self.own]:
             raise UserError(f"{lora} changes {strange[0]}, which this model has not")
         first = self.own[site.stack.keys[0]].shape
         own = (sum(len(self.own[key]) for key in site.stack.keys), *first[1:])
-        if [n for n in site.change.shape if n > 1] != [n for n in own if n > 1]:
-            raise UserError(f"{lora} changes {site.stack.keys[0]} by {site.change.shape}, and it is {own}: it is of another model")
+        theirs = site.change.shape
+        if theirs[0] != own[0] or math.prod(theirs) != math.prod(own):
+            raise UserError(f"{lora} changes {site.stack.keys[0]} by {theirs}, and it is {own}: it is of another model")

@@ -18,6 +18,7 @@ from reverie.card import rebuild
 from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors
 from reverie.nets.lora import lora_state
+from reverie.systems.lora.peft import Told
 from reverie.systems.lora.pieces import pieces
 from reverie.systems.lora.places import GENERIC, places, weights
 from reverie.systems.system import Sampling, System
@@ -46,9 +47,9 @@ def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:
     if rotten := [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
         raise UserError(f"{path}: {rotten[0]} holds NaN or infinity: the training diverged or the file is damaged")
     layers, left = pieces(tensors)
-    named, sites, made = places(system), [], 0
+    named, sites, made, told = places(system), [], 0, Told.of(place, metadata)
     for name, piece in layers.items():
-        change = piece.change(f"{path}: {name}") if name in named else None
+        change = piece.change(f"{path}: {name}", told.scale(name, piece)) if name in named else None
         bias = piece.parts.get("diff_b") if f"{name}.bias" in named else None
         if change is None and bias is None:
             left += piece.keys

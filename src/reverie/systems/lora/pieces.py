@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from reverie.adapt.changes import Change, Dora, Hadamard, Kronecker, LowRank, Whole, kron_of, scale
+from reverie.adapt.changes import Change, Dora, Hadamard, Kronecker, LowRank, Whole, kron_of
 from reverie.errors import UserError
 
 ENDS = (
@@ -34,35 +34,43 @@ class Piece:
     parts: dict[str, Tensor] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
 
-    def change(self, where: str) -> Change | None:
-        """What it does to the weight of the layer; None where it is no such thing. UserError where it does not hold together."""
+    @property
+    def rank(self) -> int | None:
+        """Of the product that it is; None where it is none."""
+        return next((len(self.parts[k]) for k in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if k in self.parts), None)
+
+    def change(self, where: str, told: float | None = None) -> Change | None:
+        """What it does to the weight of the layer; None where it is no such thing. UserError where it does not hold together.
+
+        told: alpha / r, where that is said elsewhere.
+        """
         p = self.parts
         alpha = p.get("alpha")
         if alpha is not None and alpha.numel() != 1:
             raise UserError(f"{where}.alpha holds {tuple(alpha.shape)}; it is one number")
+        scale = 1.0 if told is None else told
+        if alpha is not None and self.rank:  # LoKr that is kept whole has no rank to divide by
+            scale = float(alpha) / self.rank
         try:
-            made = _made(p, alpha)
+            made = _made(p, scale)
         except (RuntimeError, ValueError, IndexError) as error:
             shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in p.items())
             raise UserError(f"{where}: its parts do not fit together ({shapes}): {str(error).splitlines()[0]}") from None
         return Dora(made, p["length"]) if made is not None and "length" in p else made
 
 
-def _made(p: Mapping[str, Tensor], alpha: Tensor | None) -> Change | None:
+def _made(p: Mapping[str, Tensor], scale: float) -> Change | None:
     if {"up", "down"} <= p.keys():
-        inner = p["up"].shape[1]
-        if inner != len(p["down"]) and "core" not in p:
+        if (inner := p["up"].shape[1]) != len(p["down"]) and "core" not in p:
             raise ValueError(f"rank {inner} and {len(p['down'])}")
-        return LowRank(p["up"], p["down"], scale(alpha, len(p["down"])), p.get("core"))
+        return LowRank(p["up"], p["down"], scale, p.get("core"))
     if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= p.keys():
         cores = (p["hada_t1"], p["hada_t2"]) if "hada_t1" in p else None
-        pairs = (p["hada_w1_a"], p["hada_w1_b"]), (p["hada_w2_a"], p["hada_w2_b"])
-        return Hadamard(*pairs, scale(alpha, len(p["hada_w1_b"])), cores)
+        return Hadamard((p["hada_w1_a"], p["hada_w1_b"]), (p["hada_w2_a"], p["hada_w2_b"]), scale, cores)
     coarse = kron_of([p.get(k) for k in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "")])
     fine = kron_of([p.get(k) for k in ("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")])
     if coarse is not None and fine is not None:
-        rank = next((len(p[k]) for k in ("lokr_w1_b", "lokr_w2_b") if k in p), None)
-        return Kronecker(coarse, fine, 1.0 if rank is None else scale(alpha, rank))  # kept whole, it has no rank to divide by
+        return Kronecker(coarse, fine, scale)
     return Whole(p["diff"]) if "diff" in p else None
 
 
