@@ -18,7 +18,6 @@ from reverie.errors import UserError
 from reverie.files import free
 from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
-from reverie.systems.lora import given_loras
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.shipped import open_model
 from reverie.tasks import metadata
@@ -222,7 +221,7 @@ def of_model(made: metadata.Made, usual: str) -> dict[str, Any]:
 def opened(asked: Drawing, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
-        system = given_loras(open_model(asked.model, asked.opening, asked.refiner), asked.lora, asked.opening.partial)
+        system = open_model(asked.model, asked.opening, asked.refiner, asked.lora)
     except UserError as error:
         if made is None or asked.model != made.model:
             raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from reverie.solve import Tuned
 from reverie.systems import memory, telling
 from reverie.systems.folders import is_folder
 from reverie.systems.foreign import open_file, open_folder
+from reverie.systems.lora import given_loras
 from reverie.systems.opening import USUAL, Opening
 from reverie.systems.pickles import is_pickle
 from reverie.systems.placing import placed
@@ -25,15 +27,18 @@ READERS = {name: file for name, file in READER_FILES.items() if file.exists()}
 """The judges that ship; that of emoji does not yet."""
 
 
-def open_model(name: str, opening: Opening = USUAL, refiner: str = "") -> System:
+def open_model(name: str, opening: Opening = USUAL, refiner: str = "", loras: Sequence[str] = ()) -> System:
     """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use.
 
-    refiner: a model that draws the end of the way, as Stable Diffusion XL's.
+    refiner: a model that draws the end of the way, as Stable Diffusion XL's. loras: files of changes of its weights, each as
+    "FILE" or "FILE:0.8".
     """
     places = [place(each) for each in (name, refiner) if each]
     if refiner and not os.path.exists(places[1]):  # before the first is loaded
         raise UserError(f"the refiner {places[1]} is not there: check the path")
     system = read_model(name, opening)
+    if loras:
+        system = given_loras(system, loras, opening.partial)  # as the weights lie in the files, before they are placed
     memory.check(memory.counted(places[0], opening), opening, name, memory.drawing(system, opening.tile))
     if refiner:
         second = read_model(refiner, opening)
