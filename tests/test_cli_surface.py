@@ -48,6 +48,7 @@ def test_commands():
         "data",
         "solvers",
         "systems",
+        "doctor",
         "convert",
     ]
     assert list(RECIPES) == [

@@ -1,5 +1,6 @@
 """Changes of weights as diffusers and peft write them, and as kohya's scripts do: here as there, to the last keys."""
 
+import json
 import warnings
 
 import published
@@ -9,9 +10,11 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from reverie.cli import main
 from reverie.errors import UserError
 from reverie.systems.lora import open_lora, with_loras
-from reverie.systems.lora.places import weights
+from reverie.systems.lora.doctor import examined
+from reverie.systems.lora.places import places, weights
 from reverie.systems.shipped import read_model
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -125,6 +128,32 @@ def test_the_names_of_kohya_mean_the_same(name, made, tmp_path):
     same(with_loras(system, [(lora, 1.0)]), fused)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "count"),
+    [
+        ("flux", "double_blocks.0.img_attn.qkv", 3),
+        ("flux", "single_blocks.0.linear1", 4),
+        ("sd3", "joint_blocks.0.x_block.attn.qkv", 3),
+    ],
+)
+@pytest.mark.parametrize("head", ["lora_unet_", "diffusion_model."])
+def test_a_layer_that_the_publisher_keeps_whole_is_changed_in_its_parts(name, layer, count, head, made, tmp_path):
+    system = read_model(str(made(name) / "base"))
+    stack = places(system)[f"diffusion_model.{layer}"]
+    own = {k: v.clone() for k, v in weights(system).items()}
+    whole = stack.together(own)
+    torch.manual_seed(2)
+    up, down = torch.randn(len(whole), 2), torch.randn(2, whole.shape[1])
+    place = head + (layer.replace(".", "_") if head.endswith("_") else layer)
+    save_file(
+        {f"{place}.lora_up.weight": up, f"{place}.lora_down.weight": down, f"{place}.alpha": torch.tensor(1.0)}, tmp_path / "a"
+    )
+    with_loras(system, [(open_lora(tmp_path / "a", system), 0.5)])
+    torch.testing.assert_close(stack.together(weights(system)).data, whole + 0.25 * up @ down, atol=1e-5, rtol=1e-5)
+    moved = {k for k, v in weights(system).items() if not torch.equal(v, own[k])}
+    assert moved == set(stack.keys) and len(moved) == count
+
+
 def test_a_change_of_directions_and_lengths_is_pefts(tmp_path):
     torch.manual_seed(0)
     pipe = published.sd1()
@@ -174,5 +203,42 @@ def test_what_peft_writes_is_in_our_weights_what_it_merges(config, tmp_path):
 def test_one_of_another_family_is_refused_with_what_it_holds(made):
     system = read_model(str(made("sd1") / "base"))
     for other in ("sdxl", "sd3", "flux"):
-        with pytest.raises(UserError, match=r"\d+ of \d+ keys apply to base; unknown: |their parts do not fit"):
+        with pytest.raises(UserError, match=r"\d+ of \d+ keys apply to base; not "):
             open_lora(made(other) / "pytorch_lora_weights.safetensors", system)
+
+
+MADE_FOR = {"sd3": "Stable Diffusion 3", "flux": "Flux"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_doctor_says_what_it_is(name, made, capsys):
+    file = made(name) / "pytorch_lora_weights.safetensors"
+    found = examined(file)
+    assert found.format == "diffusers" and list(found.kinds) == ["LoRA"] and found.ranks == {3: found.kinds["LoRA"]}
+    assert list(found.scales) == [2.0] and found.encoders > 10 and found.applied is None
+    assert found.family == MADE_FOR.get(name, f"a U-Net that reads words {56 if name == 'sdxl' else 24} wide")
+    main(["doctor", str(file), "--model", str(made(name) / "base")])
+    said = capsys.readouterr().out
+    assert f"{found.keys} of {found.keys} keys apply to base" in said and "|D| / |W|" in said
+    strength = {line.split()[0]: float(line.split()[2]) for line in said.split("strength")[1].splitlines()[1:] if "#" in line}
+    assert len(strength) >= 3 and all(0.05 < size < 20 for size in strength.values())
+
+
+def test_the_doctor_tells_formats_apart_by_their_keys(made, tmp_path, capsys):
+    folder = made("sd1")
+    tensors = kohya(load_file(folder / "pytorch_lora_weights.safetensors"), "sd1")
+    save_file(tensors, tmp_path / "a.safetensors", {"ss_network_dim": "3", "modelspec.title": "a style"})
+    found = examined(tmp_path / "a.safetensors")
+    assert found.format == "kohya" and found.about["modelspec.title"] == "a style" and list(found.scales) == [2.0]
+    wide = {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.ones(4, 768)}
+    wide |= {next(iter(wide)).replace("down.weight", "up.weight"): torch.zeros(320, 4), "nonsense": torch.zeros(1)}
+    save_file(wide, tmp_path / "b.safetensors")
+    found = examined(tmp_path / "b.safetensors")
+    assert found.family == "Stable Diffusion 1" and found.strange == ("nonsense",) and found.blocks == {"down_blocks_0": (1, 0.0)}
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", str(tmp_path / "b.safetensors"), "--model", str(folder / "base"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert left.value.code == 1 and told["applied"] == 0 and len(told["unknown"]) == 2
+    with pytest.raises(SystemExit):
+        main(["doctor", str(folder / "base" / "unet" / "diffusion_pytorch_model.safetensors")])
+    assert "holds no changes of weights; it is the U-Net of a folder of diffusers, alone" in capsys.readouterr().err

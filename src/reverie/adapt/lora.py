@@ -51,7 +51,8 @@ class Changed:
             if not math.isfinite(weight):
                 raise UserError(f"the weight of {lora.name} is {weight}; it is a number, 1 = as it was trained")
             for site in lora.sites:
-                self._check(lora.name, site)
+                if why := misfit(site, self.own):
+                    raise UserError(f"{lora.name} does not belong here: {why}")
         wanted = {key for lora, weight in loras if weight for site in lora.sites for key in site.stack.keys}
         for key in self.kept.keys() - wanted:
             self.own[key].data = self.kept.pop(key)
@@ -68,12 +69,13 @@ class Changed:
         for key, value in total.items():
             self.own[key].data.copy_(value)
 
-    def _check(self, lora: str, site: Site) -> None:
-        """UserError where a change has no place here; that of a convolution may lie in rows, as a matrix."""
-        if strange := [key for key in site.stack.keys if key not in self.own]:
-            raise UserError(f"{lora} changes {strange[0]}, which this model has not")
-        first = self.own[site.stack.keys[0]].shape
-        own = (sum(len(self.own[key]) for key in site.stack.keys), *first[1:])
-        theirs = site.change.shape
-        if theirs[0] != own[0] or math.prod(theirs) != math.prod(own):
-            raise UserError(f"{lora} changes {site.stack.keys[0]} by {theirs}, and it is {own}: it is of another model")
+
+def misfit(site: Site, own: Mapping[str, Tensor]) -> str:
+    """Why a change has no place among these weights; '' where it has. That of a convolution may lie in rows, as a matrix."""
+    if strange := [key for key in site.stack.keys if key not in own]:
+        return f"there is no {strange[0]} in this model"
+    first = own[site.stack.keys[0]].shape
+    shape, theirs = (sum(len(own[key]) for key in site.stack.keys), *first[1:]), tuple(site.change.shape)
+    if theirs[0] != shape[0] or math.prod(theirs) != math.prod(shape):
+        return f"{site.stack.keys[0]} is {shape}, and the change of it {theirs}: it is of another model"
+    return ""

@@ -23,6 +23,7 @@ COMMANDS = {
     "data": "make or look at a set of pictures",
     "solvers": "the samplers, and what other tools call them",
     "systems": "the published models that can be opened, and what they need",
+    "doctor": "what a LoRA is, and whether it fits a model",
     "convert": "a published model as a folder that diffusers opens",
 }
 

@@ -22,6 +22,7 @@ PARTS = (
     (r"^(shared\.weight|encoder\.block\.0\.layer\.)", "T5's encoder of words, alone"),
 )
 """What the names of tensors tell, by the first of these that any of them begins with or has."""
+REMEDIES = {"a LoRA": "name the model with --model, and this with --lora"}
 STRICT = 0.9
 
 
@@ -29,7 +30,7 @@ def part(names: Iterable[str]) -> str:
     """What tensors of such names are part of, and a remedy; '' where nothing is known of them."""
     names = list(names)
     what = next((what for pattern, what in PARTS if any(re.search(pattern, name) for name in names)), "")
-    return f"it is {what}: {WHOLE}" if what else ""
+    return f"it is {what}: {REMEDIES.get(what, WHOLE)}" if what else ""
 
 
 def folder(path: Path) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 from torch import nn
 
 from reverie.adapt.changes import Whole
-from reverie.adapt.lora import Changed, Lora, Site
+from reverie.adapt.lora import Changed, Lora, Site, misfit
 from reverie.card import rebuild
 from reverie.errors import UserError
 from reverie.files import load_tensors, save_tensors
 from reverie.nets.lora import lora_state
+from reverie.nets.stack import Stack
 from reverie.systems.lora.peft import Told
-from reverie.systems.lora.pieces import pieces
+from reverie.systems.lora.pieces import Piece, pieces
 from reverie.systems.lora.places import GENERIC, places, weights
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import CARD, FORMAT, fingerprint
@@ -47,15 +48,15 @@ def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:
     if rotten := [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
         raise UserError(f"{path}: {rotten[0]} holds NaN or infinity: the training diverged or the file is damaged")
     layers, left = pieces(tensors)
-    named, sites, made, told = places(system), [], 0, Told.of(place, metadata)
+    named, own, told = places(system), weights(system), Told.of(place, metadata)
+    sites: list[Site] = []
+    made = 0
     for name, piece in layers.items():
-        change = piece.change(f"{path}: {name}", told.scale(name, piece)) if name in named else None
-        bias = piece.parts.get("diff_b") if f"{name}.bias" in named else None
-        if change is None and bias is None:
+        found = sited(piece, name, named, f"{path}: {name}", told)
+        if not found or any(misfit(site, own) for site in found):
             left += piece.keys
             continue
-        sites += [Site(named[name], change)] if change is not None else []
-        sites += [Site(named[f"{name}.bias"], Whole(bias))] if bias is not None else []
+        sites += found
         made += len(piece.keys)
     if not made:
         some = ", ".join(sorted(tensors)[:SHOWN])
@@ -64,12 +65,20 @@ def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:
         )
     said = f"{path}: {made} of {len(tensors)} keys apply to {system.name}"
     if left and not partial:
-        raise UserError(f"{said}; unknown: {', '.join(sorted(left)[:SHOWN])}. What fits can be had with --partial")
+        raise UserError(f"{said}; not {', '.join(sorted(left)[:SHOWN])}. What fits can be had with --partial")
     LOG.log(logging.WARNING if left else logging.INFO, "%s", said)
     card = metadata.get(CARD)
     about: dict[str, Any] = card if isinstance(card, dict) else {}
     _check_base(about.get("base"), system, path)
     return Lora(name=place.stem, hash=fingerprint(tensors), sites=sites, about=about)
+
+
+def sited(piece: Piece, name: str, named: Mapping[str, Stack], where: str, told: Told) -> list[Site]:
+    """What a piece does, and to which weights; nothing where there are none of this name."""
+    change = piece.change(where, told.scale(name, piece)) if name in named else None
+    bias = piece.parts.get("diff_b") if f"{name}.bias" in named else None
+    found = [] if change is None else [Site(named[name], change)]
+    return found if bias is None else [*found, Site(named[f"{name}.bias"], Whole(bias))]
 
 
 def asked(text: str) -> tuple[str, float]:

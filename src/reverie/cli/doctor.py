@@ -1,0 +1,88 @@
+"""`reverie doctor FILE --model MODEL`: what a file of changes is, what it fits, how strong it is, and what is missing."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from reverie.cli.parse import parse
+from reverie.errors import UserError
+
+SHOWN = 8
+"""Keys, and entries of the metadata, that are listed."""
+WIDE = 24
+"""Signs of the longest bar."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Looks at a LoRA of anyone's: its kind and format, the model it belongs to, and with --model whether it fits."""
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
+    """A safetensors file."""
+    model: str = ""
+    """A model: how many of the keys apply to it, and how strong the changes are beside its weights."""
+    json: bool = False
+    """Everything as one line of JSON."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Examines, and says what is found; exit code 1 where not every key applies."""
+    asked = parse(Doctor, arguments, "reverie doctor", Doctor())
+    if not asked.file:
+        raise UserError("reverie doctor takes a file: reverie doctor lora.safetensors --model MODEL")
+    from reverie.systems.lora.doctor import examined  # loads torch, which --help has no need of
+    from reverie.systems.shipped import read_model
+
+    found = examined(Path(asked.file).expanduser(), read_model(asked.model) if asked.model else None)
+    print(json.dumps(asdict(found)) if asked.json else "\n".join(lines(found)))
+    if found.unknown:
+        sys.exit(1)
+
+
+def lines(found: Any) -> list[str]:
+    """A report to read."""
+    out = [
+        f"{'what':<10} {_all(found.kinds, 'layers')}, {found.keys} keys",
+        f"{'names':<10} {found.format}",
+        f"{'made for':<10} {found.family}" + (f", and {found.encoders} layers of encoders of words" if found.encoders else ""),
+    ]
+    if found.ranks:
+        out.append(f"{'rank':<10} {_all(found.ranks, 'layers')}")
+    if found.scales:
+        out.append(f"{'alpha / r':<10} {_all(found.scales, 'layers')}")
+    if found.applied is not None:
+        out.append(f"{'fits':<10} {found.applied} of {found.keys} keys apply to {found.model}")
+        out += _some("unknown", found.unknown)
+    out += _some("no change", found.strange)
+    if found.blocks:
+        out.append(
+            f"{'strength':<10} " + ("|D| / |W|" if found.applied is not None else "|D|") + ", the mean of each block's layers"
+        )
+        most = max(size for _, size in found.blocks.values()) or 1.0
+        out += [
+            f"  {block:<28} {count:>4} {size:9.4g} {'#' * round(WIDE * size / most)}"
+            for block, (count, size) in found.blocks.items()
+        ]
+    said = {k: v for k, v in found.about.items() if not isinstance(v, (Mapping, list))}
+    if said:
+        out.append(f"{'says':<10} of itself, {len(said)} entries:")
+        out += [f"  {k}: {str(v)[:100]}" for k, v in sorted(said.items())[: 2 * SHOWN]]
+    return out
+
+
+def _all(counts: Mapping[Any, int], what: str) -> str:
+    """Each and how many have it; one alone without its count."""
+    if len(counts) == 1:
+        key, count = next(iter(counts.items()))
+        return f"{key} ({count} {what})"
+    return ", ".join(f"{key} ({count})" for key, count in list(counts.items())[:SHOWN])
+
+
+def _some(what: str, keys: Sequence[str]) -> list[str]:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return [f"{what:<10} {', '.join(keys[:SHOWN])}{more}"] if keys else []
