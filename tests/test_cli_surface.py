@@ -43,6 +43,7 @@ def test_commands():
         "compare",
         "train",
         "distill",
+        "adapt",
         "tune",
         "evaluate",
         "data",

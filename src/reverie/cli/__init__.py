@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "two settings side by side: a grid of pictures, and a table",
     "train": "train a model: reverie train RECIPE --help",
     "distill": "a model that draws in a few steps, from one that takes many",
+    "adapt": "your style or your thing: a LoRA from a handful of pictures",
     "tune": "fit a solver of few steps to a model",
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from reverie.errors import UserError
 from reverie.files import load_tensors, write_whole
 from reverie.nets.lora import changes
 from reverie.process.grids import GRIDS
-from reverie.systems.control import save_control
-from reverie.systems.control.recipe import Trained
 from reverie.systems.lora import save_lora
 from reverie.systems.recipe import recipe_card
 from reverie.systems.system import System
@@ -42,6 +40,13 @@ RECIPE = "recipe.json"
 LARGEST = 1_000_000  # of the numbers of a recipe
 MISFITS = (ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError, TypeError, MemoryError)
 MAY_CHANGE = ("steps", "minutes", "save_minutes", "validate_minutes")
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """What is trained beside a model that stays as it is, and writes itself."""
+
+    def write(self, path: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,12 @@ class Session:
                     board.add_scalar(name, value, now.step)
 
     def _preview(self, now: Progress) -> None:
-        if not isinstance(self.system, System) and not isinstance(self.run.job, Showing):
+        system = getattr(self.system, "system", self.system)
+        if not isinstance(system, System) and not isinstance(self.run.job, Showing):
             return
         try:
             with self.run.averaged():
-                picture = preview(self.recipe, self.system, self.run.job)
+                picture = preview(self.recipe, system, self.run.job)
             write_whole(self.folder / "previews" / f"{now.step:07d}.png", lambda p: picture.save(p, "PNG"))
         except Exception as error:
             self.run.complaint = f"the preview at step {now.step} failed ({error}); the run goes on"
@@ -138,8 +144,8 @@ class Session:
         """The model as its weights are now, with what the job has to measure on them."""
         found = self.run.job.finish() if isinstance(self.run.job, Finishing) else {}
         made = replace(self.system, about={**self.system.about, **about, **found})
-        if isinstance(made, Trained):
-            save_control(made.control, path, made.base, made.about)
+        if isinstance(made, Writing):
+            made.write(path)
         else:
             save(made, path)
             if any(changes(made.denoiser)):

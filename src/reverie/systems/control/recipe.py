@@ -28,7 +28,7 @@ from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.lora import adapt, changes
 from reverie.nets.unet import UNet
-from reverie.systems.control.kept import kinds, load_control
+from reverie.systems.control.kept import kinds, load_control, save_control
 from reverie.systems.control.opening import SHIPPED
 from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import place
@@ -49,6 +49,10 @@ class Trained:
     control: Any
     base: System
     about: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """The control alone."""
+        save_control(self.control, path, self.base, self.about)
 
 
 @dataclass(frozen=True, kw_only=True)

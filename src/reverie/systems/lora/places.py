@@ -68,7 +68,8 @@ def places(system: System) -> dict[str, Stack]:
 
 
 def layouts(c: Any) -> Iterator[Layout]:
-    """What other codebases call the weights of a net of this shape; our own names, where none has such a net."""
+    """What the weights of a net of this shape are called: by us, and by those who have such a net."""
+    yield lambda key: key
     known: list[tuple[Kind, Layout | None]] = []
     if isinstance(c, UNetConfig) and c.context_dim is not None:
         known = [(unet.KIND, stable_diffusion.unet(c))]
@@ -78,9 +79,11 @@ def layouts(c: Any) -> Iterator[Layout]:
         known = [(pixart.KIND, None)]
     elif isinstance(c, SanaConfig):
         known = [(sana.KIND, None)]
-    if not known:
-        yield lambda key: key
     for kind, published in known:
+        try:
+            kind.said(c)
+        except UserError:
+            continue  # a shape of ours alone
         yield kind.layout(c)
         if published is not None:
             yield published

@@ -1,0 +1,108 @@
+"""Adapting a model to a folder of pictures: changes alone learn, go on where they stopped, and open as any LoRA does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import small_system
+
+from reverie.cli import main
+from reverie.systems import save
+from reverie.systems.adapted import Adapting
+from reverie.systems.lora import given_loras
+from reverie.systems.weights import load
+from reverie.tasks import generate
+from reverie.tasks.train import Session, restored, stored
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model of 16 px and a folder of pictures that are all green."""
+    folder = tmp_path_factory.mktemp("adapt")
+    system = small_system()
+    save(replace(system, about={"name": "small", "recipe": {"samples": ["a man", "a woman"]}}), folder / "model.safetensors")
+    (folder / "pictures").mkdir()
+    made = np.random.default_rng(0)
+    for k in range(12):
+        pixels = np.zeros((16, 16, 3), np.uint8)
+        pixels[..., 1] = made.integers(180, 255, (16, 16))
+        Image.fromarray(pixels).save(folder / "pictures" / f"{k}.png")
+    return folder
+
+
+def adapted(place, out, *words):
+    fresh = (
+        []
+        if "--resume" in words
+        else [
+            "--data",
+            str(place / "pictures"),
+            "--model",
+            str(place / "model.safetensors"),
+            "--caption",
+            "a man",
+            "--batch",
+            "4",
+        ]
+    )
+    main(["adapt", "lora", *words, *fresh, "--threads", "1", "--out", str(out)])
+    return out / "lora.safetensors"
+
+
+def greenness(system):
+    images = generate(system, "a man", count=8, seed=1, steps=8)
+    pixels = np.stack([np.asarray(image) for image in images]).astype(float)
+    return pixels[..., 1].mean() - pixels[..., [0, 2]].mean()
+
+
+def test_a_model_learns_from_a_folder_and_its_file_is_a_lora(place, tmp_path, capsys):
+    file = adapted(place, tmp_path / "run", "--updates", "60", "--rate", "1e-2", "--rank", "4")
+    assert capsys.readouterr().out.strip() == str(file) and file.stat().st_size < 0.5 * (place / "model.safetensors").stat().st_size
+    assert not (tmp_path / "run" / "model.safetensors").exists() and list((tmp_path / "run" / "previews").iterdir())
+    base = load(place / "model.safetensors")
+    before = greenness(base)
+    assert greenness(given_loras(base, [str(file)])) > before + 30
+    main(["doctor", str(file), "--model", str(place / "model.safetensors"), "--json"])
+    assert '"made for"' not in (said := capsys.readouterr().out) and '"family": "small"' in said and '"unknown": []' in said
+
+
+def test_the_run_goes_on_bit_for_bit(place, tmp_path):
+    whole = adapted(place, tmp_path / "whole", "--updates", "6")
+    recipe = restored(Adapting(name="small-pictures", model=""), stored(tmp_path / "whole"))
+    session = Session.open(recipe, tmp_path / "broken", False)
+    for now in session:
+        session.run.stop = now.step == 3
+    again = adapted(place, tmp_path / "broken", "--resume")
+    one, two = (given_loras(load(place / "model.safetensors"), [str(file)]).denoiser.state_dict() for file in (whole, again))
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    learnt = {k for k, v in session.run.job.module.state_dict().items()}
+    assert all(k.endswith((".up", ".down")) for k in learnt), "nothing else is trained, averaged or kept"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lorra"], "no way to adapt a model is called 'lorra'. Did you mean 'lora'"),
+        (["lora", "--rank", "0"], "the rank of a LoRA is 0"),
+        (["lora", "--alpha", "-1"], "its alpha -1"),
+        (["lora", "--data", ""], "reverie adapt needs pictures: name their folder with --data"),
+        (["lora", "--data", "nowhere"], "nowhere"),
+        (["lora", "--threads", "-1"], "--threads is -1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words, said, place, tmp_path, capsys):
+    base = ["--data", str(place / "pictures"), "--model", str(place / "model.safetensors"), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(["adapt", words[0], *base, "--updates", "1", *words[1:]])
+    assert said in capsys.readouterr().err
+
+
+def test_one_picture_is_too_few(place, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "one" / "a.png")
+    words = ["--data", str(tmp_path / "one"), "--model", str(place / "model.safetensors"), "--out", str(tmp_path / "x")]
+    with pytest.raises(SystemExit):
+        main(["adapt", "lora", *words, "--updates", "1"])
+    assert "1 picture: a LoRA needs two at least" in capsys.readouterr().err
