@@ -148,7 +148,7 @@ class Session:
             made.write(path)
         else:
             save(made, path)
-            if any(changes(made.denoiser)):
+            if isinstance(made, System) and any(changes(made.denoiser)):
                 told = made.about.get("distilled", {})
                 base = {"name": told.get("teacher", ""), "hash": told.get("hash", "")}
                 save_lora(made.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, made.about, made.defaults)
