@@ -17,6 +17,7 @@ from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.lora import adapt, changes
 from reverie.systems import save
 from reverie.systems.lora import asked, open_lora, save_lora, with_loras
+from reverie.systems.lora.pieces import pieces
 from reverie.systems.lora.places import weights
 from reverie.systems.system import Sampling
 from reverie.systems.weights import load
@@ -164,3 +165,27 @@ def test_a_weight_that_is_no_number_is_refused(tmp_path):
     made = system()
     with pytest.raises(UserError, match="the weight of a is nan"):
         with_loras(made, [(open_lora(tmp_path / "a", made), float("nan"))])
+
+
+def test_lengths_that_do_not_fit_are_refused(tmp_path):
+    changed(tmp_path / "a", 1)
+    spoil(tmp_path / "a", lambda t: t.update({min(t).rsplit(".", 1)[0] + ".dora_scale": torch.ones(5, 1)}))
+    with pytest.raises(UserError, match="5 lengths for a weight of"):
+        open_lora(tmp_path / "a", system())
+
+
+@pytest.mark.parametrize(
+    ("key", "layer", "part"),
+    [
+        ("unet.mid.attn1.processor.to_q_lora.up.weight", "unet.mid.attn1.to_q", "up"),
+        ("unet.mid.attn1.processor.to_out_lora.down.weight", "unet.mid.attn1.to_out.0", "down"),
+        ("text_encoder.layers.0.fc1.lora_linear_layer.up.weight", "text_encoder.layers.0.fc1", "up"),
+        ("unet.conv.lora_A.default.weight", "unet.conv", "down"),
+        ("lora_unet_conv.lora_mid.weight", "lora_unet_conv", "core"),
+        ("lycoris_blocks_0_to_q.lokr_w2_a", "lycoris_blocks_0_to_q", "lokr_w2_a"),
+        ("diffusion_model.out.diff_b", "diffusion_model.out", "diff_b"),
+    ],
+)
+def test_what_a_tensor_is_the_end_of_its_name_tells(key, layer, part):
+    found, strange = pieces({key: torch.zeros(1)})
+    assert list(found) == [layer] and list(found[layer].parts) == [part] and not strange

@@ -54,20 +54,21 @@ class Changed:
                 if why := misfit(site, self.own):
                     raise UserError(f"{lora.name} does not belong here: {why}")
         wanted = {key for lora, weight in loras if weight for site in lora.sites for key in site.stack.keys}
-        for key in self.kept.keys() - wanted:
-            self.own[key].data = self.kept.pop(key)
-        for key in wanted - self.kept.keys():
-            self.kept[key] = self.own[key].data
-            self.own[key].data = torch.empty_like(self.kept[key])
-        total = {key: self.kept[key].float() for key in wanted}
+        old = {key: self.kept.get(key, self.own[key].data) for key in wanted}
+        total = {key: value.float() for key, value in old.items()}
         for lora, weight in loras:
             for site in lora.sites if weight else ():
-                whole = site.stack.together(self.kept)
+                whole = site.stack.together(old)
                 change = site.change(whole).to(whole.device).reshape(whole.shape)
-                for key, piece in zip(site.stack.keys, site.stack.apart(change, self.kept), strict=True):
+                for key, piece in zip(site.stack.keys, site.stack.apart(change, old), strict=True):
                     total[key] = total[key] + weight * piece
+        for key in self.kept.keys() - wanted:
+            self.own[key].data = self.kept[key]
+        for key in wanted - self.kept.keys():
+            self.own[key].data = torch.empty_like(old[key])
         for key, value in total.items():
             self.own[key].data.copy_(value)
+        self.kept = old
 
 
 def misfit(site: Site, own: Mapping[str, Tensor]) -> str:

@@ -102,7 +102,7 @@ def given_loras(system: System, texts: Sequence[str], partial: bool = False) -> 
 def with_loras(system: System, loras: Sequence[tuple[Lora, float]]) -> System:
     """The system with these changes in its own weights; those that were distilled say how it is then drawn with."""
     Changed(weights(system)).set(loras)
-    made = [{"name": lora.name, "hash": lora.hash, "weight": weight} for lora, weight in loras]
+    made = [{"name": lora.name, "hash": lora.hash, "weight": weight, "given": f"{lora.name}:{weight}"} for lora, weight in loras]
     system = replace(system, about={**system.about, "loras": made})
     for lora, _ in loras:
         if "defaults" in lora.about:

@@ -29,7 +29,7 @@ class Told:
         """From the metadata of a file, or beside it; nothing where neither says anything."""
         said, where = metadata.get(NAME), f"{path}: {NAME}"
         beside = path.parent / BESIDE
-        if said is None and path.name.startswith("adapter_model") and beside.is_file():
+        if said is None and beside.is_file():
             return cls({RAW: _object(beside.read_text(), str(beside))})
         configs: dict[str, dict[str, Any]] = {}
         for key, value in (_object(said, where) if said is not None else {}).items():

@@ -56,7 +56,11 @@ class Piece:
         except (RuntimeError, ValueError, IndexError) as error:
             shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in p.items())
             raise UserError(f"{where}: its parts do not fit together ({shapes}): {str(error).splitlines()[0]}") from None
-        return Dora(made, p["length"]) if made is not None and "length" in p else made
+        if made is None or (length := p.get("length")) is None:
+            return made
+        if length.numel() not in made.shape[:2]:
+            raise UserError(f"{where}: {length.numel()} lengths for a weight of {made.shape}: one for each row or column is needed")
+        return Dora(made, length)
 
 
 def _made(p: Mapping[str, Tensor], scale: float) -> Change | None:
