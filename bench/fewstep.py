@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 import tyro
 
-from reverie.cli.distill import Distill, recipe_of
+from reverie.cli.distill import Distill
 from reverie.systems.distilled import KINDS
 from reverie.systems.shipped import open_model
 from reverie.tasks.evaluate import evaluate
@@ -79,7 +79,7 @@ def train(bench):
             continue
         how = {"updates": updates, "rate": bench.rate, "batch": bench.batch, "seed": seed, "pairs": 4000}
         asked = Distill(method=method, teacher=bench.teacher, steps=steps, **how)
-        session, begin = Session.open(recipe_of(asked), folder, resume=True), time.process_time()
+        session, begin = Session.open(asked.recipe(), folder, resume=True), time.process_time()
         for now in session:
             if now.step % 50 == 0:
                 print(method, steps, seed, now.step, updates, f"{now.loss:.4f}", flush=True)

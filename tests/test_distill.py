@@ -9,7 +9,7 @@ from PIL import Image
 from small import small_system
 
 from reverie.cli import main
-from reverie.cli.distill import Distill, recipe_of
+from reverie.cli.distill import Distill
 from reverie.denoiser import Cond, Denoiser, timestep
 from reverie.distill import Teacher, ect, fast, student_of
 from reverie.distill.tangent import derivative
@@ -159,7 +159,7 @@ def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):
 
 
 def test_a_student_that_goes_astray_is_stopped_and_what_was_good_is_kept(place, tmp_path):
-    base = recipe_of(Distill(method="denoising_gan", teacher=str(place / "teacher.safetensors"), updates=9, batch=4))
+    base = Distill(method="denoising_gan", teacher=str(place / "teacher.safetensors"), updates=9, batch=4).recipe()
     recipe = replace(base, training=replace(base.training, save_minutes=0.0, holdout=8))
     session = Session.open(recipe, tmp_path, False)
     job = session.run.job
