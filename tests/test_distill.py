@@ -1,5 +1,6 @@
 """Distilling a model: every method teaches, goes on where it stopped, and makes a model like any other."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,26 @@ def test_a_student_may_be_a_lora(place, tmp_path, capsys):
     assert abs(one - two).max() <= 1 and changed.about["loras"][0]["given"] == str(folder / "lora.safetensors")
     assert (folder / "lora.safetensors").stat().st_size < 0.7 * (folder / "model.safetensors").stat().st_size
     assert distilled(place, folder, "--resume", "--updates", "4").about["distilled"] == made.about["distilled"]
+
+
+def test_fast_draws_with_the_variant_of_few_steps_beside_the_file(tmp_path, capsys):
+    system, words = (
+        small_system(),
+        ["generate", "a bald man", "--model", str(tmp_path / "mine.safetensors"), "--out", str(tmp_path / "out")],
+    )
+    save(system, tmp_path / "mine.safetensors")
+    with pytest.raises(SystemExit):
+        main([*words, "--fast"])
+    said = capsys.readouterr().err
+    assert "no variant of a few steps" in said and "reverie distill --teacher" in said and "mine-fast.safetensors" in said
+    save(replace(system, defaults=replace(system.defaults, steps=2, guidance=1.0)), tmp_path / "mine-fast.safetensors")
+    main([*words, "--fast", "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert made["nfe"] == 2
+    again = ["generate", "--from", made["file"], "--out", str(tmp_path / "again"), "--json"]
+    main(again)
+    one, two = (Image.open(file) for file in (made["file"], json.loads(capsys.readouterr().out)["file"]))
+    assert np.array_equal(one, two), "which the picture remembers"
 
 
 def test_what_was_stopped_goes_on_bit_for_bit(place, tmp_path):

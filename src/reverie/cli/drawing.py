@@ -19,7 +19,7 @@ from reverie.files import free
 from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
 from reverie.systems.opening import USUAL, Opening
-from reverie.systems.shipped import open_model
+from reverie.systems.shipped import fast, open_model
 from reverie.tasks import metadata
 from reverie.tasks.cascade import cascade, enlarger
 from reverie.tasks.control import opened as controls
@@ -91,6 +91,8 @@ class Drawing:
     """Times of the steps, as karras(rho=7) or knots(1.0, 0.6, 0.2)."""
     model: str = "reverie-avatars"
     """A shipped model, a file that `reverie train` wrote, or a published one: a folder in diffusers' layout, or a single file."""
+    fast: bool = False
+    """With the model's variant that draws in a few steps."""
     lora: tuple[str, ...] = ()
     """Changes of the model's weights, each a file or a file and its weight, as "lcm.safetensors:0.8"."""
     then: tuple[str, ...] = ()
@@ -181,6 +183,8 @@ def draw(asked: Drawing, made: metadata.Made | None) -> None:
     wishes = wanted(asked.prompts or ("",), {name: getattr(asked, name) for name in TAKEN})
     _check_folder(Path(asked.out))
     asked.early()
+    if asked.fast:
+        asked = replace(asked, model=fast(asked.model))
     system = opened(asked, made)
     larger = [open_model(name, asked.opening) for name in asked.then]
     larger = [replace(each, about={**each.about, "given": name}) for each, name in zip(larger, asked.then, strict=True)]

@@ -90,6 +90,18 @@ def tuned(system: System, path: Path) -> dict[int, Tuned]:
     return solvers if record.get("model") == system.hash else {}
 
 
+def fast(name: str) -> str:
+    """The variant of a model that draws in a few steps: one that ships, or NAME-fast.safetensors beside its file."""
+    if (shipped := f"{name}-fast") in SHIPPED:
+        return shipped
+    path = place(name)
+    own = path.with_name(f"{path.stem}-fast.safetensors")
+    if name not in SHIPPED and os.path.isfile(own):
+        return str(own)
+    where = "" if name in SHIPPED else f", and keep it as {own}"
+    raise UserError(f"{name} has no variant of a few steps: make one with `reverie distill --teacher {name}`{where}")
+
+
 def place(name: str) -> Path:
     """The file of a shipped model, of the folder of a run, or the file itself."""
     if not isinstance(name, (str, Path)) or not str(name):
