@@ -16,7 +16,7 @@ from reverie.systems.recipe import Preset
 from reverie.tasks.train import Session, stored
 from reverie.train.training import Training
 
-WRITTEN = ("lora.safetensors", "model.safetensors")
+WRITTEN = ("lora.safetensors", "embedding.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +84,6 @@ def learn(kind: type[Learning], arguments: Sequence[str], prog: str) -> None:
     for line in skipped(session.problems):
         print(f"reverie: {line}", file=sys.stderr)
     show(session)
-    print(next(path for name in WRITTEN if (path := session.folder / name).exists()))
+    for name in WRITTEN:
+        if (path := session.folder / name).exists():
+            print(path)

@@ -63,6 +63,11 @@ class Clip(nn.Module):
         """Words that it learnt later."""
         return learnt_by(self.net.get_input_embeddings())
 
+    def initial(self, text: str) -> Tensor:
+        """Vectors (n, D) that a new word may begin as: those of known words, or the middle of all."""
+        table: Tensor = self.net.get_input_embeddings().weight.detach()
+        return table[list(self._ids(text))] if text else table.mean(0, keepdim=True)
+
     def read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(tokens (B, 77 n, D), pooled (B, P)); shorter prompts are filled with empty chunks."""
         rows = [self._weighed(p) for p in prompts]

@@ -44,6 +44,13 @@ class Concepts(Words):
         later: Learnt = self.__dict__["later"]
         return later
 
+    def initial(self, text: str) -> Tensor:
+        """(1, width): what a new word may begin as, which is nothing, or what a text tells beyond nothing."""
+        with torch.no_grad():
+            told, nothing = (self.prompts([each]).vector for each in (text, ""))
+        assert told is not None and nothing is not None
+        return told - nothing
+
     def _parted(self, prompt: str) -> Iterable[tuple[str, Sequence[int]]]:
         return [(text, ids) for text, ids in self.learnt().parted(prompt) if not ids]
 

@@ -54,6 +54,12 @@ class Words(TextTransformer):
         """Words that it learnt later."""
         return learnt_by(self.words)
 
+    def initial(self, text: str) -> Tensor:
+        """Vectors (n, D) that a new word may begin as: those of known words, or the middle of all."""
+        ids = [i for _, i in self.read(text) if i is not None]
+        table = self.words.weight.detach()
+        return table[ids] if text else table[FIRST : FIRST + len(self.vocabulary)].mean(0, keepdim=True)
+
     def read(self, prompt: str) -> list[tuple[str, int | None]]:
         """The words of a prompt with their ids; none of those that it does not know."""
         out: list[tuple[str, int | None]] = []

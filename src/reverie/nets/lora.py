@@ -11,7 +11,7 @@ learnt, B A is added to W for good. With lengths m, one of each row of W (DoRA, 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -101,13 +101,16 @@ def adapt(
     lengths: bool = False,
     convolutions: bool = False,
     layers: str = "",
+    without: Collection[nn.Module] = (),
 ) -> int:
     """Gives every linear layer within, which has none yet, an A and a B, of rank r or as high as it allows; how many they are.
 
     convolutions: those, too, which are not in groups. layers: a regular expression, which some part of a layer's name fits.
+    without: layers that have none.
     """
-    named = [(name, layer) for name, layer in module.named_modules() if fits(layer, convolutions) and re.search(layers, name)]
-    for _, layer in named:
+    every = [layer for name, layer in module.named_modules() if fits(layer, convolutions) and re.search(layers, name)]
+    named = [layer for layer in every if layer not in without]
+    for layer in named:
         most = min(weight(layer).shape[:2])
         layer.change = LowRank(layer, min(rank, most), alpha, dropout, lengths).to(weight(layer).device)
         layer.register_forward_hook(_beside)
