@@ -11,8 +11,9 @@ from reverie.cli.learning import Learning, learn
 from reverie.errors import UserError, nearest
 from reverie.systems.adapted import ALL, HOLE, Adapting
 from reverie.systems.shipped import open_model
+from reverie.systems.zipped import Zipper
 
-PROG = "reverie adapt"
+PROG, ZIP = "reverie adapt", "zip"
 BIG = 100_000_000
 """Numbers of a net from which on it learns slowly."""
 READS = r"(cross|cross_attention|text\.heads)\.(k|v)$"
@@ -86,7 +87,7 @@ class Adapt(Learning):
     def recipe(self) -> Adapting:
         """What is asked for."""
         if self.method not in METHODS:
-            raise UserError(f"no way to adapt a model is called '{self.method}'.{nearest(self.method, METHODS)}")
+            raise UserError(f"no way to adapt a model is called '{self.method}'.{nearest(self.method, [*METHODS, ZIP])}")
         if not self.data:
             raise UserError("reverie adapt needs pictures: name their folder with --data")
         way = METHODS[self.method]
@@ -110,16 +111,58 @@ class Adapt(Learning):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptZip(Learning):
+    """Two LoRAs in one, as a subject and a style, that do not spoil each other."""
+
+    model: str = "reverie-avatars"
+    """The model of both: shipped, or a file."""
+    first: str = ""
+    """A file."""
+    second: str = ""
+    """Another."""
+    first_prompt: str = ""
+    """What is said where the first draws alone, as "a portrait of sks"."""
+    second_prompt: str = ""
+    """Likewise."""
+    drawn: int = 16
+    """Pictures that each draws of its own prompt, which it is to draw as well afterwards."""
+    overlap: float = 0.01
+    """Weight of what the two share of a layer's columns."""
+    updates: int = 100
+    rate: float = 1e-2
+    batch: int = 4
+
+    @property
+    def place(self) -> str:
+        return f"{ZIP}-{Path(self.first).stem}-{Path(self.second).stem}"
+
+    @classmethod
+    def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+        return {name: recipe[name] for name in ZIPS} if set(ZIPS) <= recipe.keys() else None
+
+    def recipe(self) -> Zipper:
+        """What is asked for."""
+        if not (self.first and self.second):
+            raise UserError("reverie adapt zip takes two LoRAs: name them with --first and --second")
+        return Zipper(training=replace(self.training(), warmup=0), **{name: getattr(self, name) for name in ZIPS})
+
+
 HELD = (
     "data", "model", "caption", "rank", "alpha", "dropout", "lengths", "convolutions", "encoder", "layers", "whole", "word",
     "vectors", "initial",
 )  # fmt: skip
 """What is asked for that stands in the recipe."""
+ZIPS = ("model", "first", "second", "first_prompt", "second_prompt", "drawn", "overlap")
+"""Likewise of two in one."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Adapts a model."""
     if arguments and arguments[0] in ("-h", "--help"):
         names = "\n".join(f"  {name:<12} {way.about}" for name, way in METHODS.items())
-        print(f"methods:\n\n{names}\n")
-    learn(Adapt, arguments, PROG)
+        print(f"methods:\n\n{names}\n  {ZIP:<12} two LoRAs in one: reverie adapt zip --help\n")
+    if arguments and arguments[0] == ZIP:
+        learn(AdaptZip, arguments[1:], f"{PROG} {ZIP}")
+    else:
+        learn(Adapt, arguments, PROG)

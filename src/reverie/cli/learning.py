@@ -12,7 +12,6 @@ from reverie.cli.parse import parse
 from reverie.cli.train import show
 from reverie.data.pictures import skipped
 from reverie.errors import UserError
-from reverie.systems.recipe import Preset
 from reverie.tasks.train import Session, stored
 from reverie.train.training import Training
 
@@ -43,7 +42,7 @@ class Learning:
         """The name of its folder in runs."""
         raise NotImplementedError
 
-    def recipe(self) -> Preset:
+    def recipe(self) -> Any:
         """What is asked for; UserError where it cannot be."""
         raise NotImplementedError
 

@@ -112,14 +112,18 @@ def adapt(
     named = [layer for layer in every if layer not in without]
     for layer in named:
         most = min(weight(layer).shape[:2])
-        layer.change = LowRank(layer, min(rank, most), alpha, dropout, lengths).to(weight(layer).device)
-        layer.register_forward_hook(_beside)
+        beside(layer, LowRank(layer, min(rank, most), alpha, dropout, lengths).to(weight(layer).device))
     return len(named)
 
 
+def beside(layer: nn.Module, change: nn.Module) -> None:
+    """From now on the layer gives what `change(layer, x, y)` makes of what it read and gave."""
+    layer.change = change
+    layer.register_forward_hook(_beside)
+
+
 def _beside(layer: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    change: LowRank = layer.change  # type: ignore[assignment]
-    out: Tensor = change(layer, given[0], y)
+    out: Tensor = layer.change(layer, given[0], y)  # type: ignore[operator]
     return out
 
 
