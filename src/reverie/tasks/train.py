@@ -87,9 +87,14 @@ class Session:
                     self._preview(now)
                 yield now
         finally:
-            written = self.export()
+            written, good = self.export(), self.run.step
+            if written is None and os.path.exists(self.run.checkpoint):  # what was good last is worth having
+                with contextlib.suppress(UserError):
+                    self.run.restore()
+                    good = self.run.step if self.export() else 0
         if written is None:
-            raise UserError(f"training diverged: the model it ends with is spoilt, and was not written; {self.run.remedy}")
+            kept = f"what it was at step {good} was written" if good else "nothing was written"
+            raise UserError(f"training diverged: the model it ends with is spoilt; {kept}; {self.run.remedy}")
 
     def _cut(self) -> None:
         """The log says nothing of steps that a run takes again, which was killed after its last checkpoint; nor half a line."""

@@ -203,7 +203,19 @@ class Run:
         return not self.complaint
 
     def resume(self) -> None:
-        """Takes up the checkpoint in the folder; a foreign or torn one is a UserError."""
+        """Takes up the checkpoint in the folder, and where it stopped; a foreign or torn one is a UserError."""
+        run = self.restore()
+        if run["seed"] != self.training.seed:
+            raise UserError(
+                f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}"
+            )
+        before = self.rate()
+        self.lengthen(run.get("minutes", self.training.minutes))
+        if self.rate() > 1.001 * before:
+            self.complaint = f"the run is now {self.steps or 'more'} steps long: its rate had begun to fall, and rises again"
+
+    def restore(self) -> dict[str, Any]:
+        """The state of the checkpoint in the folder, in place of what it is now; what is said of it there."""
         tensors, about = load_tensors(self.checkpoint, self._without())
         run = about.get("reverie.run")
         parts = ("model.", "ema.", "optimiser.")
@@ -220,15 +232,10 @@ class Run:
             state = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
             if state:  # the fused optimiser walks memory: its moments must lie as the weights do, channels innermost or not
                 self.optimiser.state[p] = {k: torch.empty_like(p).copy_(v) if v.shape == p.shape else v for k, v in state.items()}
-        if run["seed"] != self.training.seed:
-            raise UserError(
-                f"{self.checkpoint} was trained with seed {run['seed']}, not {self.training.seed}: use --seed {run['seed']}"
-            )
         self.step, self.seconds, self.steps = run["step"], run["seconds"], run["steps"]
-        before = self.rate()
-        self.lengthen(run.get("minutes", self.training.minutes))
-        if self.rate() > 1.001 * before:
-            self.complaint = f"the run is now {self.steps or 'more'} steps long: its rate had begun to fall, and rises again"
+        self.skipped = 0
+        found: dict[str, Any] = run
+        return found
 
     def _without(self) -> str:
         """What to do about a checkpoint that cannot be read."""
