@@ -30,6 +30,8 @@ class Adapt(Learning):
     rank: int = 16
     alpha: float = 0.0
     """The changes are alpha / rank times what is learnt; 0 = the rank."""
+    metadata: bool = True
+    """The file says of itself what other tools read: modelspec and ss_ entries."""
 
     @property
     def place(self) -> str:
@@ -38,7 +40,8 @@ class Adapt(Learning):
     @classmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         names = ("data", "model", "caption", "rank", "alpha")
-        return {name: recipe[name] for name in names} if set(names) <= recipe.keys() else None
+        more = {"metadata": recipe["metadata"]} if "metadata" in recipe else {}  # which older runs do not speak of
+        return {name: recipe[name] for name in names} | more if set(names) <= recipe.keys() else None
 
     def recipe(self) -> Adapting:
         """What is asked for."""
@@ -58,6 +61,7 @@ class Adapt(Learning):
             rank=self.rank,
             alpha=self.alpha,
             caption=self.caption,
+            metadata=self.metadata,
             training=self.training(),
         )
 

@@ -1,6 +1,10 @@
-"""`reverie doctor FILE --model MODEL`: what a file of changes is, what it fits, how strong it is, and what is missing."""
+"""`reverie doctor FILE --model MODEL`: what a file of changes is, what it fits, how strong it is, and what is missing.
+
+With --convert it is written in another format.
+"""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +24,32 @@ WIDE = 24
 
 @dataclass(frozen=True)
 class Doctor:
-    """Looks at a LoRA of anyone's: its kind and format, the model it belongs to, and with --model whether it fits."""
+    """Looks at a LoRA of anyone's: its kind and format, the model it belongs to, and with --model whether it fits; and writes it
+    in another format."""
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
     """A safetensors file."""
     model: str = ""
     """A model: how many of the keys apply to it, and how strong the changes are beside its weights."""
+    convert: str = ""
+    """Write it as these do: kohya, diffusers, peft, comfyui, onetrainer, lycoris, or reverie; with --model and --out."""
+    out: str = ""
+    """What is written: a .safetensors file, or a folder for a file of its usual name."""
+    metadata: bool = True
+    """What is written says of itself what other tools read: modelspec and ss_ entries."""
     json: bool = False
     """Everything as one line of JSON."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Examines, and says what is found; exit code 1 where not every key applies."""
+    """Examines, and says what is found, exit code 1 where not every key applies; or writes, and says what."""
     asked = parse(Doctor, arguments, "reverie doctor", Doctor())
     if not asked.file:
         raise UserError("reverie doctor takes a file: reverie doctor lora.safetensors --model MODEL")
+    if asked.convert:
+        return _write(asked)
+    if asked.out:
+        raise UserError("--out is what is written, and nothing is asked for: give --convert")
     from reverie.systems.lora.doctor import examined  # loads torch, which --help has no need of
     from reverie.systems.shipped import read_model
 
@@ -42,6 +57,23 @@ def main(arguments: Sequence[str]) -> None:
     print(json.dumps(asdict(found)) if asked.json else "\n".join(lines(found)))
     if found.unknown:
         sys.exit(1)
+
+
+def _write(asked: Doctor) -> None:
+    """The file that is asked for, instead of a report."""
+    if not asked.model:
+        raise UserError("what the layers are called depends on the model: name it with --model")
+    if not asked.out:
+        raise UserError("name what is written with --out: a .safetensors file, or a folder")
+    if os.path.isfile(asked.out):
+        raise UserError(f"{asked.out} is there already: name another file with --out")
+    from reverie.systems.lora.formats import format_of
+    from reverie.systems.lora.written import convert
+    from reverie.systems.shipped import read_model
+
+    form = format_of(asked.convert)
+    path = Path(asked.file).expanduser()
+    print(convert(path, read_model(asked.model), form, Path(asked.out).expanduser(), asked.metadata))
 
 
 def lines(found: Any) -> list[str]:

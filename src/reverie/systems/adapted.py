@@ -37,11 +37,13 @@ class TrainedLora:
 
     system: System
     about: dict[str, Any] = field(default_factory=dict)
+    metadata: bool = True
 
     def write(self, path: Path) -> None:
         """The changes alone, in `lora.safetensors` beside it."""
         base = {"name": self.system.name, "hash": self.system.hash}
-        save_lora(self.system.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, self.about)
+        told = self.system if self.metadata else None
+        save_lora(self.system.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, self.about, system=told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class Adapting(Preset):
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
     drop: float = 0.1
     """Share of captions replaced by the empty one."""
+    metadata: bool = True
+    """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
     training: Training = field(
         default_factory=lambda: Training(batch=8, rate=1e-3, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
     )
@@ -99,7 +103,7 @@ class Adapting(Preset):
         job.module = nn.ModuleDict(
             {str(k): change for k, change in enumerate(changes(net))}
         )  # which alone is trained, averaged and kept
-        return TrainedLora(system=base, about=self.card(pictures)), job
+        return TrainedLora(system=base, about=self.card(pictures), metadata=self.metadata), job
 
     def _said(self, base: System, pictures: Pictures) -> Prompt | None:
         """What is said of picture i: its caption in the template, or the template alone."""

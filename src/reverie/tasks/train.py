@@ -151,7 +151,8 @@ class Session:
             if isinstance(made, System) and any(changes(made.denoiser)):
                 told = made.about.get("distilled", {})
                 base = {"name": told.get("teacher", ""), "hash": told.get("hash", "")}
-                save_lora(made.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, made.about, made.defaults)
+                place = path.with_name(path.name.replace("model", "lora"))
+                save_lora(made.denoiser.net, place, base, made.about, made.defaults, made)
 
 
 def snapshots(folder: Path, width: float) -> list[Path]:

@@ -22,6 +22,7 @@ from reverie.nets.stack import Stack
 from reverie.systems.lora.peft import Told
 from reverie.systems.lora.pieces import Piece, pieces
 from reverie.systems.lora.places import GENERIC, places, weights
+from reverie.systems.lora.spec import described, unplaced
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import CARD, FORMAT, fingerprint
 
@@ -31,13 +32,35 @@ SHOWN = 4
 
 
 def save_lora(
-    net: nn.Module, path: str | Path, base: Mapping[str, str], about: Mapping[str, Any], drawn: Sampling | None = None
+    net: nn.Module,
+    path: str | Path,
+    base: Mapping[str, str],
+    about: Mapping[str, Any],
+    drawn: Sampling | None = None,
+    system: System | None = None,
 ) -> None:
-    """Writes the low-rank changes (`nets.lora.adapt`) of a net. base: "name" and "hash" of its model; drawn: how, with them."""
-    card: dict[str, Any] = {"format": FORMAT, "lora": {}, "base": dict(base), "about": dict(about)}
+    """Writes the low-rank changes (`nets.lora.adapt`) of a net. base: "name" and "hash" of its model; drawn: how, with them.
+
+    system: the model, of which other tools are told (`spec.py`); None = they are told nothing. Of places on this machine, the card
+    has the last names alone.
+    """
+    card: dict[str, Any] = {"format": FORMAT, "lora": {}, "base": dict(base), "about": unplaced(about)}
     if drawn is not None:
         card["defaults"] = asdict(drawn)
-    save_tensors(Path(path), {GENERIC + k: v for k, v in lora_state(net).items()}, {CARD: card})
+    place, tensors = Path(path), {GENERIC + k: v for k, v in lora_state(net).items()}
+    said = {} if system is None else described(tensors, system, str(about.get("name", place.stem)), "reverie", **_trained(about))
+    save_tensors(place, tensors, {**said, CARD: card})
+
+
+def _trained(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What kohya's entries have of a training of ours."""
+    training, data = (about.get("recipe") or {}).get("training") or {}, about.get("data") or {}
+    return {
+        "steps": about.get("steps"),
+        "seed": training.get("seed"),
+        "learning_rate": training.get("rate"),
+        "num_train_images": data.get("count"),
+    }
 
 
 def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:
