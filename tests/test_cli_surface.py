@@ -63,7 +63,7 @@ def test_commands():
 
 def test_flags():
     assert names(Generate) == (
-        "style count seed steps guidance negative guide control region regions_by plain solver grid model lora then refiner "
+        "style count seed steps guidance negative guide control region regions_by plain solver grid model fast lora loras then refiner "
         "handover height width out batch vary vary_seed follow stress strict from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"

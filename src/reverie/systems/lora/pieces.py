@@ -26,6 +26,14 @@ ENDS = (
 """Ends of names, and what such a tensor is called here; '' = as it is there."""
 PATTERNS = tuple((re.compile(rf"(.+?)(?:{end})$"), name) for end, name in ENDS)
 
+BLOCK = re.compile(
+    r"(?:lora_|lycoris_)?((?:te\d?|text_encoder(?:_\d)?|text_encoders[._]\w+?)(?=[._])|"
+    r"(?:down|up|mid|input|output|middle|transformer|single_transformer|double|single|joint)_blocks?[._]?\d*|blocks[._]\d+|"
+    r"(?:down|up|joint|single)\.\d+(?=\.)|(?:bottom|middle)(?=\.))"
+)
+"""The part of a layer's name that says the block."""
+OTHER = "other layers"
+
 
 @dataclass
 class Piece:
@@ -96,6 +104,12 @@ def pieces(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Piece], list[str]]:
         else:
             strange.append(key)
     return found, strange
+
+
+def block_of(name: str) -> str:
+    """The block of the net that a layer of this name belongs to, or the encoder."""
+    match = BLOCK.search(name)
+    return match[1].replace(".", "_").strip("_") if match else OTHER
 
 
 def _layer(name: str) -> str:
