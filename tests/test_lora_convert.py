@@ -467,3 +467,21 @@ def test_what_a_source_said_is_kept_but_for_places_and_hashes(made, tmp_path):
     assert len(said["sshs_model_hash"]) == 64
     bare = about(convert(tmp_path / "a.safetensors", base(folder), format_of("kohya"), tmp_path / "c.safetensors", about=False))
     assert bare == {"format": "pt"}
+
+
+@pytest.mark.parametrize("name", ["pixart", "sana"])
+def test_who_has_names_for_a_model_and_who_has_not(name, tmp_path):
+    torch.manual_seed(0)
+    getattr(published, name)().save_pretrained(tmp_path / "base")
+    net = base(tmp_path).denoiser.net
+    adapt(net, 2)
+    for change in changes(net):
+        torch.nn.init.normal_(change.up, std=0.1)
+    ours = tmp_path / "ours.safetensors"
+    save_lora(net, ours, {"name": "base", "hash": ""}, {"name": "new"})
+    wanted = effect(tmp_path, ours)
+    for form in ("diffusers", "peft", "onetrainer", "lycoris"):
+        alike(effect(tmp_path, converted(tmp_path, ours, form, tmp_path / form)), wanted)
+    for form, whose in (("kohya", "kohya's scripts"), ("comfyui", "ComfyUI")):
+        with pytest.raises(UserError, match=f"{whose} has no names for the layers of base: convert to diffusers, peft, onetrainer"):
+            converted(tmp_path, ours, form, tmp_path / form)
