@@ -20,7 +20,7 @@ from reverie.systems.lora.peft import BESIDE, NAME, Layers, Told
 from reverie.systems.lora.pieces import pieces
 from reverie.systems.lora.places import places, weights
 from reverie.systems.lora.recut import Learnt, apart, together, whole
-from reverie.systems.lora.spec import described
+from reverie.systems.lora.spec import described, unplaced
 from reverie.systems.system import System
 from reverie.systems.weights import CARD, FORMAT
 
@@ -80,7 +80,7 @@ def write(found: Read, system: System, asked: Format, out: Path, about: bool = T
         said[NAME] = {f"{part}.{k}": v for part, config in made.configs.items() for k, v in config.items()}
     elif asked.name == "reverie":
         card = found.metadata.get(CARD)
-        kept = {k: card[k] for k in ("about", "defaults") if k in card} if isinstance(card, dict) else {}
+        kept = {k: unplaced(card[k]) for k in ("about", "defaults") if k in card} if isinstance(card, dict) else {}
         said[CARD] = {"format": FORMAT, "lora": {}, "base": {"name": system.name, "hash": system.hash}, "about": {}, **kept}
     save_tensors(place, made.tensors, said)
     if asked.scales == "peft":
