@@ -34,7 +34,7 @@ GENERIC = "diffusion_model."
 _CLIP = ("text_encoder.", "text_encoders.clip_l.transformer.")
 _ONE = ("lora_te_", "lora_te1_", "lycoris_text_encoder_")
 ENCODERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "clip alone": ((*_CLIP, "text_encoders.clip_h.transformer."), _ONE),
+    "clip alone": (("text_encoders.clip_h.transformer.", *_CLIP), _ONE),
     "t5 alone": (("text_encoder.", "text_encoders.t5xxl.transformer."), _ONE),
     "first": (_CLIP, _ONE),
     "second": (("text_encoder_2.", "text_encoders.clip_g.transformer."), ("lora_te2_",)),
