@@ -1,11 +1,13 @@
 """Adapting a model to a folder of pictures: changes alone learn, go on where they stopped, and open as any LoRA does."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from small import small_system
 
 from reverie.cli import main
@@ -70,6 +72,16 @@ def test_a_model_learns_from_a_folder_and_its_file_is_a_lora(place, tmp_path, ca
     assert greenness(given_loras(base, [str(file)])) > before + 30
     main(["doctor", str(file), "--model", str(place / "model.safetensors"), "--json"])
     assert '"made for"' not in (said := capsys.readouterr().out) and '"family": "small"' in said and '"unknown": []' in said
+
+
+def test_the_file_says_what_other_tools_read_and_no_place_of_this_machine(place, tmp_path):
+    for words, told in ((["--updates", "2"], True), (["--updates", "2", "--no-metadata"], False)):
+        with safe_open(adapted(place, tmp_path / str(told), *words), "pt") as file:
+            said = file.metadata()
+        assert ("modelspec.architecture" in said) == ("ss_steps" in said) == told and str(place) not in json.dumps(said)
+        assert '"data": "pictures"' in said["reverie.card"]
+        if told:
+            assert said["modelspec.architecture"] == "small/lora" and said["ss_steps"] == "2" and said["ss_network_dim"] == "16"
 
 
 def test_the_run_goes_on_bit_for_bit(place, tmp_path):

@@ -16,7 +16,7 @@ from reverie.files import load_tensors, save_tensors
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.lora import adapt, changes
 from reverie.systems import save
-from reverie.systems.lora import asked, open_lora, save_lora, with_loras
+from reverie.systems.lora import open_lora, save_lora, wished, with_loras
 from reverie.systems.lora.pieces import pieces
 from reverie.systems.lora.places import weights
 from reverie.systems.system import Sampling
@@ -127,7 +127,8 @@ def test_the_command_line_takes_files_and_weights_and_pictures_say_them(tmp_path
     with pytest.raises(SystemExit):
         main([*words[:1], "--model", str(tmp_path / "new style.safetensors")])
     assert "a LoRA: name the model, and this with --lora" in capsys.readouterr().err
-    assert asked("a.safetensors:-0.5") == ("a.safetensors", -0.5) and asked("C:a") == ("C:a", 1.0) and asked("a") == ("a", 1.0)
+    for text, place, weight in (("a.safetensors:-0.5", "a.safetensors", -0.5), ("C:a", "C:a", 1.0), ("a", "a", 1.0)):
+        assert (wished(text).file, wished(text).weight, wished(text).always) == (place, weight, True)
 
 
 def spoil(place, change):

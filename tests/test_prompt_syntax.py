@@ -207,7 +207,7 @@ def test_what_does_nothing_is_told(near):
         "of a prompt with BREAK, the vector of the whole is that of what stands before it"
     ]
     assert notes(near, "a fox) <lora:ink:1>") == [
-        "'<lora:ink:1>' is not applied: files that a prompt names are not opened",
+        "'<lora:ink:1>' is not applied: files are named by --lora, or by the prompt of reverie generate",
         "')' closes nothing in 'a fox) ' and is read as a letter",
     ]
     assert "'(' is not closed" in notes(near, "a (fox")[0]

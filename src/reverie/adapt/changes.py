@@ -123,7 +123,7 @@ class Dora:
         return self.inner.shape
 
     def __call__(self, weight: Tensor) -> Tensor:
-        changed = weight.float() + self.inner(weight).reshape(weight.shape)
+        changed = weight.float() + self.inner(weight).to(weight.device).reshape(weight.shape)
         rows = len(self.length) == len(weight)  # else (1, in, ...)
         axes = [k for k in range(weight.ndim) if k != (0 if rows else 1)]
         size = torch.linalg.vector_norm(changed, dim=axes, keepdim=True)

@@ -21,10 +21,15 @@ from reverie.nets.stack import Stack
 
 @dataclass(frozen=True)
 class Site:
-    """A weight of theirs, which one or several of ours make up, and what was learnt of it."""
+    """A weight of theirs, which one or several of ours make up, and what was learnt of it.
+
+    block: of the net, as the file names it; weight: of this change, times that of all of the file.
+    """
 
     stack: Stack
     change: Change
+    block: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +58,17 @@ class Changed:
             for site in lora.sites:
                 if why := misfit(site, self.own):
                     raise UserError(f"{lora.name} does not belong here: {why}")
-        wanted = {key for lora, weight in loras if weight for site in lora.sites for key in site.stack.keys}
+        wanted = {key for lora, weight in loras for site in lora.sites if weight * site.weight for key in site.stack.keys}
         old = {key: self.kept.get(key, self.own[key].data) for key in wanted}
         total = {key: value.float() for key, value in old.items()}
         for lora, weight in loras:
-            for site in lora.sites if weight else ():
+            for site in lora.sites:
+                if not (share := weight * site.weight):
+                    continue
                 whole = site.stack.together(old)
                 change = site.change(whole).to(whole.device).reshape(whole.shape)
                 for key, piece in zip(site.stack.keys, site.stack.apart(change, old), strict=True):
-                    total[key] = total[key] + weight * piece
+                    total[key] = total[key] + share * piece
         for key in self.kept.keys() - wanted:
             self.own[key].data = self.kept[key]
         for key in wanted - self.kept.keys():

@@ -75,6 +75,8 @@ class Adapt(Learning):
     """Known words, of which the vectors begin as copies; '' = the middle of all words."""
     rate: float = 0.0
     """Learning rate after the warm-up; 0 = what is usual of the method, less of big nets."""
+    metadata: bool = True
+    """The file says of itself what other tools read: modelspec and ss_ entries."""
 
     @property
     def place(self) -> str:
@@ -82,7 +84,7 @@ class Adapt(Learning):
 
     @classmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-        return {name: recipe[name] for name in HELD} if set(HELD) <= recipe.keys() else None
+        return {name: recipe[name] for name in HELD if name in recipe} if {"model", "rank", "caption"} <= recipe.keys() else None
 
     def recipe(self) -> Adapting:
         """What is asked for."""
@@ -150,7 +152,7 @@ class AdaptZip(Learning):
 
 HELD = (
     "data", "model", "caption", "rank", "alpha", "dropout", "lengths", "convolutions", "encoder", "layers", "whole", "word",
-    "vectors", "initial",
+    "vectors", "initial", "metadata",
 )  # fmt: skip
 """What is asked for that stands in the recipe."""
 ZIPS = ("model", "first", "second", "first_prompt", "second_prompt", "drawn", "overlap")

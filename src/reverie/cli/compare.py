@@ -14,6 +14,7 @@ from reverie.cli.generate import Generate
 from reverie.cli.parse import parse
 from reverie.errors import UserError
 from reverie.files import check_place
+from reverie.systems.lora import wished
 from reverie.tasks.compare import LONG, STEPS, Axis, Cell, Comparison, Result, prepare, results, save, table
 from reverie.tasks.generate import notes
 
@@ -42,6 +43,8 @@ class Compare(Generate):
 def main(arguments: Sequence[str]) -> None:
     """Compares, prints and saves."""
     asked, made = read(Compare, arguments, PROG)
+    if late := [text for text in asked.lora if not wished(text).always]:
+        raise UserError(f"{late[0]} acts on a part of the way, which reverie compare does not draw: leave out start and stop")
     x, y = (_axis(flag, getattr(asked, flag)) for flag in ("x", "y"))
     _refuse_twice(parse(Compare, arguments, PROG, Compare()), (x, y))
     out = _place(asked.out)

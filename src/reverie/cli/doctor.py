@@ -1,6 +1,10 @@
-"""`reverie doctor FILE --model MODEL`: what a file of changes is, what it fits, how strong it is, and what is missing."""
+"""`reverie doctor FILE --model MODEL`: what a file of changes is, what it fits, how strong it is, and what is missing.
+
+With --convert it is written in another format, with --resize of another rank; with --extract it is made of two models.
+"""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +24,36 @@ WIDE = 24
 
 @dataclass(frozen=True)
 class Doctor:
-    """Looks at a LoRA of anyone's: its kind and format, the model it belongs to, and with --model whether it fits."""
+    """Looks at a LoRA of anyone's: its kind and format, the model it belongs to, and with --model whether it fits; and writes it
+    in another format, of another rank, or as the difference of two models."""
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
-    """A safetensors file."""
+    """A safetensors file; with --extract a model."""
     model: str = ""
     """A model: how many of the keys apply to it, and how strong the changes are beside its weights."""
+    convert: str = ""
+    """Write it as these do: kohya, diffusers, peft, comfyui, onetrainer, lycoris, or reverie; with --model and --out."""
+    resize: int = 0
+    """Write the nearest changes of this rank, and say how much of each they keep; as --convert says, or as ours."""
+    extract: int = 0
+    """FILE is a changed model: write what makes it of --model as a LoRA of this rank; as --convert says, or as ours."""
+    out: str = ""
+    """What is written: a .safetensors file, or a folder for a file of its usual name."""
+    metadata: bool = True
+    """What is written says of itself what other tools read: modelspec and ss_ entries."""
     json: bool = False
     """Everything as one line of JSON."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Examines, and says what is found; exit code 1 where not every key applies."""
+    """Examines, and says what is found, exit code 1 where not every key applies; or writes, and says what."""
     asked = parse(Doctor, arguments, "reverie doctor", Doctor())
     if not asked.file:
         raise UserError("reverie doctor takes a file: reverie doctor lora.safetensors --model MODEL")
+    if asked.convert or asked.resize or asked.extract:
+        return _write(asked)
+    if asked.out:
+        raise UserError("--out is what is written, and nothing is asked for: give --convert, --resize or --extract")
     from reverie.systems.lora.doctor import examined  # loads torch, which --help has no need of
     from reverie.systems.shipped import read_model
 
@@ -42,6 +61,41 @@ def main(arguments: Sequence[str]) -> None:
     print(json.dumps(asdict(found)) if asked.json else "\n".join(lines(found)))
     if found.unknown:
         sys.exit(1)
+
+
+def _write(asked: Doctor) -> None:
+    """The file that is asked for, instead of a report."""
+    if not asked.model:
+        raise UserError("what the layers are called depends on the model: name it with --model")
+    if not asked.out:
+        raise UserError("name what is written with --out: a .safetensors file, or a folder")
+    if os.path.isfile(asked.out):
+        raise UserError(f"{asked.out} is there already: name another file with --out")
+    if asked.resize and asked.extract:
+        raise UserError("--resize makes a LoRA smaller, and --extract makes one of two models: give one of them")
+    from reverie.systems.lora.formats import format_of
+    from reverie.systems.lora.small import extracted, resized
+    from reverie.systems.lora.written import read, write
+    from reverie.systems.shipped import read_model
+
+    form, path = format_of(asked.convert or "reverie"), Path(asked.file).expanduser()
+    base = read_model(asked.model)
+    if asked.extract:
+        kept = extracted(read_model(asked.file), base, asked.extract, path)
+    elif asked.resize:
+        kept = resized(path, base, asked.resize)
+    found = kept.found if asked.extract or asked.resize else read(path, base)
+    place = write(found, base, form, Path(asked.out).expanduser(), asked.metadata)
+    if asked.extract or asked.resize:
+        print(_share(kept.shares, kept.share, asked.extract or asked.resize), file=sys.stderr)
+    print(place)
+
+
+def _share(shares: Mapping[str, float], share: float, rank: int) -> str:
+    """What is kept, and where least."""
+    least = min(shares, key=lambda key: shares[key], default="")
+    worst = f"; least of {least}, {shares[least]:.2%}" if least else ""
+    return f"reverie: of the squares of {len(shares)} changes rank {rank} keeps {share:.2%}{worst}"
 
 
 def lines(found: Any) -> list[str]:

@@ -18,14 +18,16 @@ from reverie.errors import UserError
 from reverie.files import free
 from reverie.solve.names import SOLVERS, ambiguity
 from reverie.systems import System
+from reverie.systems.lora.wished import named
 from reverie.systems.opening import USUAL, Opening
-from reverie.systems.shipped import fast, open_model
+from reverie.systems.shipped import fast, lies, open_model
 from reverie.tasks import metadata
 from reverie.tasks.cascade import cascade, enlarger
 from reverie.tasks.control import opened as controls
 from reverie.tasks.control import wished
 from reverie.tasks.follow import Follow, stressed
 from reverie.tasks.generate import Picture, Preview, notes
+from reverie.tasks.lora import passing
 from reverie.tasks.regions import Regions, parted
 from reverie.tasks.settings import TUNED, Settings, meant, wanted
 from reverie.tasks.start import Task
@@ -94,7 +96,10 @@ class Drawing:
     fast: bool = False
     """With the model's variant that draws in a few steps."""
     lora: tuple[str, ...] = ()
-    """Changes of the model's weights, each a file or a file and its weight, as "lcm.safetensors:0.8"."""
+    """Changes of the model's weights, each a file or a file and its weight, as "lcm.safetensors:0.8"; or with weights of blocks and
+    a part of the way, as "lora(file='a.safetensors', weight=0.8, blocks={'mid_block': 0.5}, stop=0.6)"."""
+    loras: str = ""
+    """The folder of those that a prompt names, as <lora:lcm:0.8>; that of the model where it is not given."""
     embedding: tuple[str, ...] = ()
     """Words that were learnt, each a file, or a file and what the word is called, as "sks=learned_embeds.safetensors"."""
     then: tuple[str, ...] = ()
@@ -177,6 +182,7 @@ class Drawing:
             tasks.append(Vary(self.vary_seed, self.vary or Vary.share))
         if self.region:
             tasks.append(Regions(tuple(map(parted, self.region)), self.regions_by))
+        tasks += passing(self.lora, system, self.opening)
         return [*tasks, *controls([wished(text) for text in self.control], system, self.opening)], {}
 
 
@@ -210,13 +216,25 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
     """What is asked, and what the picture named by --from tells: that is the default, so whatever is given wins."""
     asked = parse(kind, arguments, prog, kind())
     if not asked.from_:
-        return asked, None
+        return naming(asked), None
     made = metadata.read(Path(asked.from_))
     told = {name: value for name in TAKEN if (value := getattr(made.settings, name)) is not None}
     if asked.solver and (meant(asked.solver)[1] or told.get("grid") == TUNED):
         told.pop("grid", None)  # "DPM++ 2M Karras" says a grid as well, and a tuned solver's is its own
     asked = parse(kind, arguments, prog, replace(kind(), **of_model(made, kind().model), **told))
-    return asked.retold(made), made
+    return naming(asked.retold(made)), made
+
+
+def naming(asked: G) -> G:
+    """With the LoRAs that the prompt names among the others, and the prompt without them; where it is plain, as it is."""
+    if asked.plain or not any("<lora:" in prompt for prompt in asked.prompts):
+        return asked
+    folder = Path(asked.loras).expanduser() if asked.loras else lies(asked.model)
+    each = [named(prompt, folder) for prompt in asked.prompts]
+    if any(texts != each[0][1] for _, texts in each):
+        raise UserError("the prompts name several LoRAs, and a model has those of one at a time: draw them one after the other")
+    given: dict[str, Any] = {"prompt": tuple(words for words, _ in each), "lora": (*asked.lora, *each[0][1])}
+    return replace(asked, **given)
 
 
 def of_model(made: metadata.Made, usual: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def notes(encoder: Encoder, text: Any, steps: int = 1, *, against: bool = False,
     if plain or _literal(encoder, text):
         return encoder.notes(text)
     words, files = extras(text)
-    out = [f"'{file.text[:60]}' is not applied: files that a prompt names are not opened" for file in files]
+    out = [f"'{file.text[:60]}' is not applied: files are named by --lora, or by the prompt of reverie generate" for file in files]
     if against and AND.search(words):
         out.append("AND joins prompts; in a negative prompt it is read as a word")
     if late(words, steps):

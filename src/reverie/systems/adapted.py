@@ -46,6 +46,7 @@ class Adapted:
     word: str = ""
     whole: bool = False
     about: dict[str, Any] = field(default_factory=dict)
+    metadata: bool = True
 
     def write(self, path: Path) -> None:
         """The model where all of it learnt, changes alone in `lora.safetensors`, words in `embedding.safetensors`, beside it."""
@@ -54,7 +55,9 @@ class Adapted:
         if self.whole:
             save(system, path)
         elif differences or any(changes(system.denoiser.net)) or any(any(changes(m)) for _, m in prefixes(system.prompt_encoder)):
-            save_lora(system, path.with_name(path.name.replace("model", "lora")), base, self.about, more=differences)
+            save_lora(
+                system, path.with_name(path.name.replace("model", "lora")), base, self.about, more=differences, told=self.metadata
+            )
         if self.word:
             vectors = {part: reader.learnt().of(self.word) for part, reader in readers(system.prompt_encoder).items()}
             save_embedding(
@@ -103,6 +106,8 @@ class Adapting(Preset):
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
     drop: float = 0.1
     """Share of captions replaced by the empty one."""
+    metadata: bool = True
+    """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
     training: Training = field(
         default_factory=lambda: Training(batch=8, rate=1e-3, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
     )
@@ -141,7 +146,15 @@ class Adapting(Preset):
             drop=self.drop,
         )
         job.module = learns  # which alone is trained, averaged and kept
-        return Adapted(system=base, before=before, word=self.word, whole=self.whole == ALL, about=self.card(pictures)), job
+        made = Adapted(
+            system=base,
+            before=before,
+            word=self.word,
+            whole=self.whole == ALL,
+            metadata=self.metadata,
+            about=self.card(pictures),
+        )
+        return made, job
 
     def _check(self, pictures: Pictures) -> None:
         """What can be refused before a model is opened."""

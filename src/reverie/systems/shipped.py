@@ -95,6 +95,11 @@ def tuned(system: System, path: Path) -> dict[int, Tuned]:
     return solvers if record.get("model") == system.hash else {}
 
 
+def lies(name: str) -> Path:
+    """The folder that a model lies in; of one that ships, the current one."""
+    return Path() if name in SHIPPED else place(name).parent
+
+
 def fast(name: str) -> str:
     """The variant of a model that draws in a few steps: one that ships, or NAME-fast.safetensors beside its file."""
     if (shipped := f"{name}-fast") in SHIPPED:

@@ -78,7 +78,8 @@ def infotext(picture: Picture, system: System) -> str:
         pairs["Denoising strength"] = strength
     if grid_of(schedule, "a1111") != s.grid:
         pairs["Grid"] = s.grid  # what its arguments are; other readers pass over a name they do not know
-    lines = [str(picture.prompt)] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
+    named = "".join(f" <lora:{each['name']}:{each['weight']:g}>" for each in system.about.get("loras", ()))
+    lines = [f"{picture.prompt}{named}"] + ([f"Negative prompt: {s.negative}"] if s.negative else [])
     return "\n".join([*lines, ", ".join(f"{k}: {_quoted(v)}" for k, v in pairs.items())])
 
 

@@ -17,7 +17,7 @@ from reverie.files import load_tensors
 from reverie.nets.stack import Stack
 from reverie.systems import telling
 from reverie.systems.lora.peft import Told
-from reverie.systems.lora.pieces import Piece, pieces
+from reverie.systems.lora.pieces import Piece, block_of, pieces
 from reverie.systems.lora.places import places, weights
 from reverie.systems.system import System
 from reverie.systems.weights import CARD
@@ -40,10 +40,6 @@ FAMILIES = (
 WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL", 1280: "the refiner of XL"}
 """Of the words that attention reads, by which the U-Nets are told apart."""
 KINDS: Mapping[type, str] = {LowRank: "LoRA", Hadamard: "LoHa", Kronecker: "LoKr", Whole: "whole differences"}
-BLOCK = re.compile(
-    r"(?:lora_|lycoris_)?((?:te\d?|text_encoder(?:_\d)?|text_encoders[._]\w+?)(?=[._])|"
-    r"(?:down|up|mid|input|output|middle|transformer|single_transformer|double|single|joint)_blocks?[._]?\d*|blocks[._]\d+)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +132,7 @@ def _blocks(changes: Mapping[str, Change], named: Mapping[str, Stack], own: Mapp
         size = float(change(whole if whole is not None else torch.zeros(change.shape)).norm())
         if whole is not None:
             size /= max(float(whole.float().norm()), 1e-12)
-        match = BLOCK.search(name)
-        found.setdefault(match[1].replace(".", "_").strip("_") if match else "other layers", []).append(size)
+        found.setdefault(block_of(name), []).append(size)
     return {
         block: (len(sizes), sum(sizes) / len(sizes)) for block, sizes in sorted(found.items(), key=lambda pair: _natural(pair[0]))
     }

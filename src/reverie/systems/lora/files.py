@@ -14,18 +14,24 @@ from torch import Tensor
 
 from reverie.adapt.changes import Whole
 from reverie.adapt.lora import Changed, Lora, Site, misfit
+from reverie.adapt.timed import split
+from reverie.adapt.when import When
 from reverie.card import rebuild
-from reverie.errors import UserError
+from reverie.errors import UserError, nearest
 from reverie.files import load_tensors, save_tensors
 from reverie.nets.lora import lora_state
 from reverie.nets.stack import Stack
 from reverie.systems.lora.peft import Told
-from reverie.systems.lora.pieces import Piece, pieces
+from reverie.systems.lora.pieces import Piece, block_of, pieces
 from reverie.systems.lora.places import GENERIC, places, prefixes, weights
+from reverie.systems.lora.spec import described, unplaced
+from reverie.systems.lora.wished import WORDS, Wish, wished
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import CARD, FORMAT, fingerprint
 
 LOG = logging.getLogger("reverie")
+ENCODER = "encoder."
+"""How the names of the weights of encoders begin."""
 SHOWN = 4
 """Names of keys that a message lists."""
 
@@ -37,19 +43,34 @@ def save_lora(
     about: Mapping[str, Any],
     drawn: Sampling | None = None,
     more: Mapping[str, Tensor] | None = None,
+    told: bool = True,
 ) -> None:
     """Writes the low-rank changes (`nets.lora.adapt`) of a system's net and encoder of words.
 
-    base: "name" and "hash" of its model; drawn: how, with them; more: other changes of the net, by layers.
+    base: "name" and "hash" of its model; drawn: how, with them; more: other changes of the net, by layers; told: other tools are
+    told what it is (`spec.py`). Of places on this machine, the card has the last names alone.
     """
-    card: dict[str, Any] = {"format": FORMAT, "lora": {}, "base": dict(base), "about": dict(about)}
+    card: dict[str, Any] = {"format": FORMAT, "lora": {}, "base": dict(base), "about": unplaced(about)}
     if drawn is not None:
         card["defaults"] = asdict(drawn)
     net = lora_state(system.denoiser.net) | dict(more or {})
     tensors = {GENERIC + k: v for k, v in net.items()}
     for prefix, words in prefixes(system.prompt_encoder):
         tensors |= {prefix + k: v for k, v in lora_state(words).items()}
-    save_tensors(Path(path), tensors, {CARD: card})
+    place = Path(path)
+    said = described(tensors, system, str(about.get("name", place.stem)), "reverie", **_trained(about)) if told else {}
+    save_tensors(place, tensors, {**said, CARD: card})
+
+
+def _trained(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What kohya's entries have of a training of ours."""
+    training, data = (about.get("recipe") or {}).get("training") or {}, about.get("data") or {}
+    return {
+        "steps": about.get("steps"),
+        "seed": training.get("seed"),
+        "learning_rate": training.get("rate"),
+        "num_train_images": data.get("count"),
+    }
 
 
 def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:
@@ -89,26 +110,49 @@ def sited(piece: Piece, name: str, named: Mapping[str, Stack], where: str, told:
     """What a piece does, and to which weights; nothing where there are none of this name."""
     change = piece.change(where, told.scale(name, piece)) if name in named else None
     bias = piece.parts.get("diff_b") if f"{name}.bias" in named else None
-    found = [] if change is None else [Site(named[name], change)]
-    return found if bias is None else [*found, Site(named[f"{name}.bias"], Whole(bias))]
-
-
-def asked(text: str) -> tuple[str, float]:
-    """The file and the weight of "FILE" or "FILE:0.8"."""
-    place, _, last = text.rpartition(":")
-    try:
-        return (place, float(last)) if place else (text, 1.0)
-    except ValueError:
-        return text, 1.0
+    block = block_of(name)
+    found = [] if change is None else [Site(named[name], change, block)]
+    return found if bias is None else [*found, Site(named[f"{name}.bias"], Whole(bias), block)]
 
 
 def given_loras(system: System, texts: Sequence[str], partial: bool = False) -> System:
-    """The system with the changes in files, each as "FILE" or "FILE:WEIGHT"."""
-    found = [(open_lora(place, system, partial), weight) for place, weight in map(asked, texts)]
-    made = with_loras(system, found) if found else system
+    """The system with the changes that are asked for (`wished.py`). Of those that hold on a part of the way alone, the encoders
+    have theirs, for they are asked but once; the rest is `timed_loras`."""
+    wishes = [wished(text) for text in texts]
+    found = [(opened(wish, system, partial), wish) for wish in wishes]
+    put = [(lora if wish.always else split(lora, ENCODER)[0], wish.weight) for lora, wish in found]
+    made = with_loras(system, put) if put else system
     for told, text in zip(made.about.get("loras", ()), texts, strict=False):
         told["given"] = text
     return made
+
+
+def timed_loras(system: System, texts: Sequence[str], partial: bool = False) -> list[tuple[Lora, When]]:
+    """Of what is asked for, the changes of the net that hold on a part of the way alone."""
+    wishes = [wish for text in texts if not (wish := wished(text)).always]
+    return [(split(opened(wish, system, partial), ENCODER)[1], wish) for wish in wishes]
+
+
+def opened(wish: Wish, system: System, partial: bool = False) -> Lora:
+    """The changes in a file, each with the weight of its block. UserError where the file has no such block."""
+    lora = open_lora(wish.file, system, partial)
+    blocks = {site.block for site in lora.sites}
+    for name in wish.blocks:
+        if name != WORDS and not any(_within(block, name) for block in blocks):
+            raise UserError(f"{wish.file} has no block '{name}'.{nearest(name, [*sorted(blocks), WORDS])}")
+    return replace(lora, sites=[replace(site, weight=_weight(site, wish.blocks)) for site in lora.sites])
+
+
+def _weight(site: Site, blocks: Mapping[str, float]) -> float:
+    """That of the longest name which the block has or begins with."""
+    fit = [name for name in blocks if _within(site.block, name)]
+    if not fit and site.stack.keys[0].startswith(ENCODER):
+        fit = [WORDS] if WORDS in blocks else []
+    return float(blocks[max(fit, key=len)]) if fit else 1.0
+
+
+def _within(block: str, name: str) -> bool:
+    return block == name or block.startswith(f"{name}_")
 
 
 def with_loras(system: System, loras: Sequence[tuple[Lora, float]]) -> System:

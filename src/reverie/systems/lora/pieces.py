@@ -26,6 +26,14 @@ ENDS = (
 """Ends of names, and what such a tensor is called here; '' = as it is there."""
 PATTERNS = tuple((re.compile(rf"(.+?)(?:{end})$"), name) for end, name in ENDS)
 
+BLOCK = re.compile(
+    r"(?:lora_|lycoris_)?((?:te\d?|text_encoder(?:_\d)?|text_encoders[._]\w+?)(?=[._])|"
+    r"(?:down|up|mid|input|output|middle|transformer|single_transformer|double|single|joint)_blocks?[._]?\d*|blocks[._]\d+|"
+    r"(?:down|up|joint|single)\.\d+(?=\.)|(?:bottom|middle)(?=\.))"
+)
+"""The part of a layer's name that says the block."""
+OTHER = "other layers"
+
 
 @dataclass
 class Piece:
@@ -39,18 +47,21 @@ class Piece:
         """Of the product that it is; None where it is none."""
         return next((len(self.parts[k]) for k in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if k in self.parts), None)
 
+    def scale(self, where: str, told: float | None = None) -> float:
+        """alpha / r: as the tensors say, or else as is told, or 1."""
+        alpha = self.parts.get("alpha")
+        if alpha is not None and alpha.numel() != 1:
+            raise UserError(f"{where}.alpha holds {tuple(alpha.shape)}; it is one number")
+        if alpha is not None and self.rank:  # LoKr that is kept whole has no rank to divide by
+            return float(alpha) / self.rank
+        return 1.0 if told is None else told
+
     def change(self, where: str, told: float | None = None) -> Change | None:
         """What it does to the weight of the layer; None where it is no such thing. UserError where it does not hold together.
 
         told: alpha / r, where that is said elsewhere.
         """
-        p = self.parts
-        alpha = p.get("alpha")
-        if alpha is not None and alpha.numel() != 1:
-            raise UserError(f"{where}.alpha holds {tuple(alpha.shape)}; it is one number")
-        scale = 1.0 if told is None else told
-        if alpha is not None and self.rank:  # LoKr that is kept whole has no rank to divide by
-            scale = float(alpha) / self.rank
+        p, scale = self.parts, self.scale(where, told)
         try:
             made = _made(p, scale)
         except (RuntimeError, ValueError, IndexError) as error:
@@ -86,12 +97,19 @@ def pieces(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Piece], list[str]]:
         for pattern, name in PATTERNS:
             if match := pattern.match(key):
                 piece = found.setdefault(_layer(match[1]), Piece())
-                piece.parts[name or match[2]] = value
+                rows = name == "length" and "lora_magnitude_vector" in key  # PEFT's of a convolution is (1, out, 1, 1)
+                piece.parts[name or match[2]] = value.flatten() if rows else value
                 piece.keys.append(key)
                 break
         else:
             strange.append(key)
     return found, strange
+
+
+def block_of(name: str) -> str:
+    """The block of the net that a layer of this name belongs to, or the encoder."""
+    match = BLOCK.search(name)
+    return match[1].replace(".", "_").strip("_") if match else OTHER
 
 
 def _layer(name: str) -> str:

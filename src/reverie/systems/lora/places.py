@@ -34,8 +34,12 @@ GENERIC = "diffusion_model."
 """The prefix that ours are written with."""
 OWN = "text_encoders."
 """That of an encoder which nobody else has."""
+_CLIP = ("text_encoder.", "text_encoders.clip_l.transformer.")
+_ONE = ("lora_te_", "lora_te1_", "lycoris_text_encoder_")
 ENCODERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "first": (("text_encoder.", "text_encoders.clip_l.transformer."), ("lora_te_", "lora_te1_", "lycoris_text_encoder_")),
+    "clip alone": (("text_encoders.clip_h.transformer.", *_CLIP), _ONE),
+    "t5 alone": (("text_encoder.", "text_encoders.t5xxl.transformer."), _ONE),
+    "first": (_CLIP, _ONE),
     "second": (("text_encoder_2.", "text_encoders.clip_g.transformer."), ("lora_te2_",)),
     "t5": (("text_encoder_3.", "text_encoders.t5xxl.transformer."), ("lora_te3_",)),
     "t5 as second": (
@@ -60,7 +64,7 @@ def places(system: System) -> dict[str, Stack]:
     own = weights(system)
     net = {k.removeprefix("net."): v for k, v in own.items() if k.startswith("net.")}
     out: dict[str, Stack] = {}
-    for layout in layouts(getattr(system.denoiser.net, "config", None)):
+    for layout in layouts(getattr(system.denoiser.net, "config", None)).values():
         out |= _named(net, layout, "net.", DOTTED, FLAT)
     if isinstance(system.prompt_encoder, Words):
         words = {k.removeprefix("encoder."): v for k, v in own.items() if k.startswith("encoder.")}
@@ -68,37 +72,42 @@ def places(system: System) -> dict[str, Stack]:
     for name, path, module in encoders(system.prompt_encoder):
         dotted, flat = ENCODERS[name]
         inside = {k: v for k, v in module.named_parameters()}
-        for layout in (_bare, _clothed):  # of CLIP the files have a level that transformers 5 leaves out, or not
+        for layout in (_bare, clothed):  # of CLIP the files have a level that transformers 5 leaves out, or not
             out |= _named(inside, layout, f"encoder.{path}", dotted, flat)
     return out
 
 
-def layouts(c: Any) -> Iterator[Layout]:
+OURS, DIFFUSERS, PUBLISHER = "ours", "diffusers", "publisher"
+"""Whose paths the layers of a net may be called by."""
+
+
+def layouts(c: Any) -> dict[str, Layout]:
     """What the weights of a net of this shape are called: by us, and by those who have such a net."""
-    yield lambda key: key
-    known: list[tuple[Kind, Layout | None]] = []
+    out: dict[str, Layout] = {OURS: lambda key: key}
+    known: tuple[Kind, Layout | None] | None = None
     if isinstance(c, UNetConfig) and c.context_dim is not None:
-        known = [(unet.KIND, stable_diffusion.unet(c))]
+        known = (unet.KIND, stable_diffusion.unet(c))
     elif isinstance(c, MMDiTConfig):
-        known = [(flux.KIND, flux.original)] if c.packed else [(sd3.KIND, sd3.original)]
+        known = (flux.KIND, flux.original) if c.packed else (sd3.KIND, sd3.original)
     elif isinstance(c, PixArtConfig):
-        known = [(pixart.KIND, None)]
+        known = (pixart.KIND, None)
     elif isinstance(c, SanaConfig):
-        known = [(sana.KIND, None)]
-    for kind, published in known:
-        try:
-            kind.said(c)
-        except UserError:
-            continue  # a shape of ours alone
-        yield kind.layout(c)
-        if published is not None:
-            yield published
+        known = (sana.KIND, None)
+    if known is None:
+        return out
+    kind, published = known
+    try:
+        kind.said(c)
+    except UserError:
+        return out  # a shape of ours alone
+    out[DIFFUSERS] = kind.layout(c)
+    return out if published is None else out | {PUBLISHER: published}
 
 
 def encoders(encoder: Any, path: str = "") -> Iterator[tuple[str, str, nn.Module]]:
     """The nets of transformers within: which of `ENCODERS`, our path to it, and it."""
     if isinstance(encoder, (Clip, T5)):
-        yield "first", f"{path}net.", encoder.net
+        yield "clip alone" if isinstance(encoder, Clip) else "t5 alone", f"{path}net.", encoder.net
     clips = list(getattr(encoder, "clips", ()))
     for k, clip in enumerate(clips):
         yield "first" if k == 0 and len(clips) > 1 else "second", f"{path}clips.{k}.net.", clip.net
@@ -139,5 +148,6 @@ def _bare(key: str) -> str:
     return key.removeprefix("text_model.")
 
 
-def _clothed(key: str) -> str:
-    return key if key.startswith(("text_model.", "encoder.block", "shared.")) else f"text_model.{key}"
+def clothed(key: str) -> str:
+    """The name of a weight of CLIP with the level that transformers 5 leaves out; of others, itself."""
+    return f"text_model.{key}" if key.startswith(("embeddings.", "encoder.layers.", "final_layer_norm.")) else key
