@@ -61,10 +61,11 @@ class Learning:
         held = {name: training[name] for name in ("minutes", "rate", "batch", "seed")}
         return cls(**own, **held, updates=training["steps"] or 0)
 
-    def training(self) -> Training:
-        """The same for the loop, of models that know much already."""
+    def training(self, batch: int | None = None) -> Training:
+        """The same for the loop, of models that know much already; `batch` in place of its own."""
+        batch = self.batch if batch is None else batch
         return Training(
-            steps=self.updates or None, minutes=self.minutes, batch=self.batch, rate=self.rate, seed=self.seed,
+            steps=self.updates or None, minutes=self.minutes, batch=batch, rate=self.rate, seed=self.seed,
             warmup=20, decay=0.5, widths=(0.05,), snapshots=0,
         )  # fmt: skip
 

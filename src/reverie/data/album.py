@@ -19,7 +19,7 @@ from reverie.data.shapes import Shapes, Size
 from reverie.data.subsets import Shot, Subset, subsets_in
 from reverie.errors import UserError
 
-MOST_RECORDED = 1000  # pictures whose hashes stand in a record one by one
+MOST_RECORDED = 200  # pictures whose hashes stand in a record one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,25 @@ class Album:
         train = tuple(shot for k, shot in enumerate(self.shots) if k in shown)
         held = tuple(shot for k, shot in enumerate(self.shots) if k not in shown)
         return replace(self, shots=train), replace(self, shots=held, regular=())
+
+    def matched(self) -> "Album":
+        """The same with regular pictures in the sizes of the others alone, so many in each as its share of what is learnt.
+
+        In the order of their shapes, so that they are cut as little as that allows; a size that none falls to has the nearest.
+        """
+        if not self.regular:
+            return self
+        rows = {size: sum(shot.repeats for shot in self.shots if shot.size == size) for size in self.sizes}
+        edges = np.cumsum([0, *(count for count in rows.values() if count)]) / sum(rows.values())
+        shots = sorted(self.regular, key=lambda shot: shot.size[1] / shot.size[0])
+        ends = np.cumsum([shot.repeats for shot in shots])
+        middles = (ends - np.array([shot.repeats for shot in shots]) / 2) / ends[-1]
+        out = []
+        for size, low, high in zip([s for s, count in rows.items() if count], edges[:-1], edges[1:], strict=True):
+            inside = np.flatnonzero((middles >= low) & (middles < high))
+            chosen = inside if len(inside) else [int(np.abs(middles - (low + high) / 2).argmin())]
+            out += [shots[k] if shots[k].size == size or shots[k].cut is None else shots[k].cut(size) for k in chosen]  # type: ignore[misc]
+        return replace(self, regular=tuple(out))
 
     def record(self) -> dict[str, Any]:
         """What it was: the hash of all, and of each picture and its caption where they are few. No names, no paths.

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Shot:
     drop: float | None = None
     held: float | None = None
     picture: str = ""
+    cut: "Callable[[Size], Shot] | None" = None
+    """The same picture from its file, in another size."""
 
     @property
     def size(self) -> Size:
@@ -100,10 +102,11 @@ class Subset:
             except UserError as problem:
                 problems.append(f"{problem}, skipped")
 
-    def _shot(self, path: Path, text: str | None, max_pixels: int) -> Shot:
+    def _shot(self, path: Path, text: str | None, max_pixels: int, size: Size | None = None) -> Shot:
+        """The picture in a file, in `size` or that of its bucket."""
         image = read_picture(path, max_pixels)
         try:
-            height, width = self.shapes.of(image.height, image.width)
+            height, width = size or self.shapes.of(image.height, image.width)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         mask = mask_found(path, image.size, folder=self.masks, alpha=self.alpha, max_pixels=max_pixels)
@@ -120,6 +123,7 @@ class Subset:
             drop=self.drop,
             held=self.held,
             picture=hashlib.sha256(path.read_bytes()).hexdigest(),
+            cut=lambda size: self._shot(path, text, max_pixels, size),
         )
 
 

@@ -8,27 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from reverie.card import parse, rebuild
-from reverie.data.pictures import Pictures
+from reverie.data.album import Album, Choices, open_album
+from reverie.data.captions import HOLE
 from reverie.denoiser import Denoiser
 from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.nets.lora import adapt, changes
+from reverie.systems.albums import teaching
 from reverie.systems.lora import save_lora
-from reverie.systems.recipe import Preset, encode, prompt_of
+from reverie.systems.recipe import Preset
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
-from reverie.train.jobs import Diffusion, Prompt
 from reverie.train.loop import Job
 from reverie.train.objective import TIMES
 from reverie.train.training import Training
-
-HOLE = "{}"
-"""Where a caption goes in a template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class TrainedLora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapting(Preset):
+class Adapting(Preset, Choices):
     """Low-rank changes of a model's net."""
 
     source: str = "folder"
@@ -58,8 +55,6 @@ class Adapting(Preset):
     """What is said of each picture, with its own caption in place of {}."""
     times: str = ""
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
-    drop: float = 0.1
-    """Share of captions replaced by the empty one."""
     training: Training = field(
         default_factory=lambda: Training(batch=8, rate=1e-3, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
     )
@@ -71,50 +66,35 @@ class Adapting(Preset):
         samples = system.about.get("recipe", {}).get("samples", ()) or [""]
         return [self.caption.replace(HOLE, samples[i % len(samples)]).strip(" ,") for i in range(16)]
 
-    def prepare(self, pictures: Pictures) -> tuple[TrainedLora, Job]:
+    def pictures(self) -> Album:  # type: ignore[override]
+        """The data: a folder, or a data set in TOML, in sizes that the model takes."""
+        return open_album(self.data, (self.size, self.size), open_model(self.model).step, self, self.caption)
+
+    def card(self, pictures: Any = None) -> dict[str, Any]:
+        about = super().card(pictures)
+        return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
+
+    def prepare(self, pictures: Album) -> tuple[TrainedLora, Job]:
         """The model with changes that have learnt nothing yet, and the training job."""
         if self.rank < 1 or self.alpha < 0:
             raise UserError(
                 f"the rank of a LoRA is {self.rank} and its alpha {self.alpha:g}; the rank is 1 or more, alpha 0 or more"
             )
-        if len(pictures) < 2:
+        if len(pictures) < 2 and pictures.shots[0].held is None:
             raise UserError(f"{len(pictures)} picture: a LoRA needs two at least, one of which is held out to watch it by")
         base = open_model(self.model)
-        train, held = self.split(pictures)
+        train, held = pictures.split(self.holdout(len(pictures)))
         torch.manual_seed(self.training.seed)
         net = base.denoiser.net
         if not isinstance(net, nn.Module) or not adapt(net, self.rank, self.alpha or None):
             raise UserError(f"{base.name} has no linear layer, which a LoRA would change")
         base.denoiser.autocast = self.training.autocast
-        job = Diffusion(
-            base.denoiser,
-            encode(base.codec, train.images),
-            encode(base.codec, held.images),
-            times=rebuild(parse(self.times or usual_times(base)), TIMES, "times"),
-            encoder=base.prompt_encoder,
-            prompt=self._said(base, train),
-            held_prompt=self._said(base, held),
-            drop=self.drop,
-        )
+        times = rebuild(parse(self.times or usual_times(base)), TIMES, "times")
+        job = teaching(base, train, held, times=times, choices=self, batch=self.training.batch)
         job.module = nn.ModuleDict(
             {str(k): change for k, change in enumerate(changes(net))}
         )  # which alone is trained, averaged and kept
         return TrainedLora(system=base, about=self.card(pictures)), job
-
-    def _said(self, base: System, pictures: Pictures) -> Prompt | None:
-        """What is said of picture i: its caption in the template, or the template alone."""
-        if base.prompt_encoder is None:
-            return None
-        own = prompt_of(pictures)
-        if isinstance(base.prompt_encoder, Classes):
-            return own
-        if pictures.caption is None:  # names of classes are the words of a folder without others
-            own = None
-
-        def said(i: int, rng: np.random.Generator) -> str:
-            return self.caption.replace(HOLE, str(own(i, rng)) if own else "").strip(" ,")
-
-        return said
 
 
 def usual_times(base: System) -> str:
