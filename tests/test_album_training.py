@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,10 +13,12 @@ from small import small_system
 
 from reverie.cli import main
 from reverie.data.album import Choices, open_album
+from reverie.denoiser import Denoiser
 from reverie.encode.apart import Apart
 from reverie.errors import UserError
 from reverie.files import load_tensors
 from reverie.nets.lora import adapt, changes
+from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.systems import save
 from reverie.systems.adapted import Adapting
 from reverie.systems.albums import masks, teaching
@@ -25,6 +28,7 @@ from reverie.train import Training
 from reverie.train.batches import Batches, cycle
 from reverie.train.jobs import Diffusion
 from reverie.train.loop import Key, Run, fit, order
+from reverie.train.mixed import Sized
 from reverie.train.objective import denoising, heeded, uniform
 
 SIZES = (7, 3, 11, 1)
@@ -77,7 +81,8 @@ def test_a_step_is_a_function_of_seed_and_step_alone():
     back = {k: again.order(BATCH, k, 3).tolist() for k in reversed(range(60))}
     assert first == [back[k] for k in range(60)]
     assert first != [again.order(BATCH, k, 4).tolist() for k in range(60)]
-    assert first[:22] != first[22:44]  # each cycle is fresh
+    one, two = (cycle((7, 3, 11, 1), 3, k)[0].tolist() for k in range(2))
+    assert one != two and sorted(one) == sorted(two)  # each cycle is fresh
 
 
 def test_every_batch_has_its_share_of_regular_examples_of_its_own_bucket():
@@ -212,6 +217,46 @@ def test_masks_are_averaged_to_the_places_of_the_codec(shelf):
     assert mask.shape == (7, 1, 4, 4) and torch.equal(mask[0, 0, 0], torch.tensor([1.0, 1, 0, 0])) and (mask[1] == 1).all()
 
 
+@torch.no_grad()
+def test_a_mask_changes_the_loss_of_its_picture_alone(shelf):
+    choices = Choices(buckets=True)
+    job = job_of(open_album(str(shelf / "own"), (16, 16), 4, choices), choices=choices)
+    changed = []
+    for part in job.jobs:
+        index, key = np.arange(part.size), Key(0, 0)
+        mask, loss, watched = part.seen.mask, part.loss(index, key), part.validate()
+        bare = Sized(part.denoiser, replace(part.seen, mask=None), replace(part.kept, mask=None), sides=part.sides,
+                     times=part.times, encoder=part.encoder)  # fmt: skip
+        whole = bare.loss(index, key)
+        if mask is None:
+            assert torch.equal(loss, whole) and watched == bare.validate()
+        else:
+            hidden = (mask < 1).flatten(1).any(1)
+            assert torch.allclose(loss[~hidden], whole[~hidden]) and ((loss - whole)[hidden].abs() > 1e-3).all()
+            assert abs(watched - bare.validate()) > 1e-3
+            changed += hidden.tolist()
+    assert sum(changed) == 2
+
+
+def test_a_picture_is_seen_as_often_as_its_folder_says(shelf):
+    for k, name in enumerate(("3_a man", "1_red hair")):
+        noise_picture(shelf / "named" / name / "a.png", (16, 16), k)
+    job, seen = job_of(open_album(str(shelf / "named"), (16, 16), 4)), Counter()
+    for step in range(5):
+        seen.update(job.order(4, step, 0).tolist())
+    assert sorted(seen.values()) == [5, 15]
+
+
+def test_sizes_that_a_net_does_not_take_are_refused_with_the_reason(shelf):
+    system, placed = small_system(), MMDiT(MMDiTConfig(in_channels=3, width=16, heads=1, depth=1, context_dim=16, size=8, table=8))
+    own = system.denoiser
+    system = replace(system, denoiser=Denoiser(placed, own.path, own.rule, own.clock, sigma_data=0.5))
+    with pytest.raises(
+        UserError, match="own would be learnt as 12x20: 12x20 is too large for small, which knows places up to 16x16"
+    ):
+        job_of(open_album(str(shelf / "own"), (16, 16), 4, Choices(buckets=True)), system)
+
+
 def test_regular_pictures_fall_to_the_sizes_that_are_learnt(shelf):
     choices = Choices(buckets=True, regular=str(shelf / "regular"), regular_caption="a man", regular_weight=0.0)
     album = open_album(str(shelf / "own"), (16, 16), 4, choices)
@@ -245,7 +290,7 @@ def test_remembered_words_change_no_bit(shelf, shuffle):
         adapt(system.denoiser.net, 2, None)
         job = job_of(open_album(str(shelf / "own"), (16, 16), 4, choices), system, held=1, choices=choices)
         for part in job.jobs:
-            part.encoder = Apart(system.prompt_encoder, part.encoder.size, remember=remember)
+            part.encoder = Apart(system.prompt_encoder, remember=remember)
         job.folder = shelf / f"run{remember}"
         made.append(trained(job, system.denoiser.net))
         assert any(part.encoder.known for part in job.jobs) is remember

@@ -63,6 +63,7 @@ class Adapt(Learning, Choices):
             about=f"{base.name}, changed",
             data=self.data,
             size=base.defaults.size[0],
+            step=base.step,
             model=self.model,
             rank=self.rank,
             alpha=self.alpha,

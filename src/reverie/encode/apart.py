@@ -17,16 +17,16 @@ MOST = 2**28
 
 
 class Apart:
-    """`encoder` for pictures of `size` (height, width), without gradients."""
+    """`encoder` without gradients; remember: what it said is kept."""
 
-    def __init__(self, encoder: Any, size: tuple[int, int] | None = None, *, remember: bool = True) -> None:
-        self.encoder, self.size, self.remember = encoder, size, remember
+    def __init__(self, encoder: Any, *, remember: bool = True) -> None:
+        self.encoder, self.remember = encoder, remember
         self.known: dict[Any, Cond] = {}
         self.bytes = 0
 
     def prompts(self, prompts: Sequence[Any], size: tuple[int, int] | None = None) -> Cond:
-        """One row for each; `size` in place of its own."""
-        return Cond.cat([self._one(prompt, size or self.size) for prompt in prompts])
+        """One row for each."""
+        return Cond.cat([self._one(prompt, size) for prompt in prompts])
 
     def _one(self, prompt: Any, size: tuple[int, int] | None) -> Cond:
         key = (prompt, size)

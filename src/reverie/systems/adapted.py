@@ -53,6 +53,8 @@ class Adapting(Preset, Choices):
     """The changes are alpha / rank times what is learnt; 0 = the rank."""
     caption: str = HOLE
     """What is said of each picture, with its own caption in place of {}."""
+    step: int = 0
+    """Sides of pictures are multiples of this; 0 = of what the model takes."""
     times: str = ""
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
     training: Training = field(
@@ -68,7 +70,8 @@ class Adapting(Preset, Choices):
 
     def pictures(self) -> Album:  # type: ignore[override]
         """The data: a folder, or a data set in TOML, in sizes that the model takes."""
-        return open_album(self.data, (self.size, self.size), open_model(self.model).step, self, self.caption)
+        step = self.step or open_model(self.model).step
+        return open_album(self.data, (self.size, self.size), step, self, self.caption)
 
     def card(self, pictures: Any = None) -> dict[str, Any]:
         about = super().card(pictures)

@@ -35,12 +35,13 @@ def teaching(
     sizes += [size for size in watched.sizes if size not in sizes and any(shot.size == size for shot in watched.shots)]
     _check(base, train.name, sizes)
     encoder = base.prompt_encoder
+    told = Apart(encoder) if frozen and encoder is not None else encoder
     jobs, own, regular, first = [], [], [], 0
     for size in sizes:
         mine, beside, kept = (_of(shots, size) for shots in (train.shots, train.regular, watched.shots))
         seen = _points(base, size, [*mine, *beside], choices, len(mine))
-        told = Apart(encoder, size) if frozen and encoder is not None else encoder
-        jobs.append(Sized(base.denoiser, seen, _points(base, size, kept, choices, len(kept)), times=times, encoder=told))
+        watch = _points(base, size, kept, choices, len(kept))
+        jobs.append(Sized(base.denoiser, seen, watch, sides=size, times=times, encoder=told))
         if mine:
             own.append(_rows(mine, first))
             regular.append(_rows(beside, first + len(mine)))

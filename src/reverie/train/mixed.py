@@ -41,13 +41,15 @@ class Points:
 
 
 class Sized(Diffusion):
-    """Trains on examples of one size, by eq. (1)."""
+    """Trains on examples of one size, by eq. (1). sides: height and width of the pictures they stand for."""
 
-    def __init__(self, denoiser: Denoiser, seen: Points, held: Points, *, times: TimeLaw, encoder: Any = None) -> None:
+    def __init__(
+        self, denoiser: Denoiser, seen: Points, held: Points, *, sides: tuple[int, int], times: TimeLaw, encoder: Any = None
+    ) -> None:
         super().__init__(
             denoiser, seen.x0, held.x0, times=times, prompt=seen.prompt, held_prompt=held.prompt, drop=seen.drop
         )  # fmt: skip
-        self.encoder, self.seen, self.kept = encoder, seen, held
+        self.encoder, self.seen, self.kept, self.sides = encoder, seen, held, sides
 
     def points(self, index: np.ndarray, key: Key) -> Tensor:
         x0 = super().points(index, key)
@@ -76,6 +78,9 @@ class Sized(Diffusion):
             return None
         mask = self.seen.mask[torch.from_numpy(index)]
         return torch.where(self._flips(index, key)[:, None, None, None], mask.flip(-1), mask)
+
+    def _cond(self, said: Sequence[Any] | None, seen: Tensor | None) -> Cond | None:
+        return None if said is None or self.encoder is None else self.encoder.prompts(said, self.sides)
 
     def measured(self, rows: np.ndarray, x0: Tensor, t: Tensor, n: Tensor, cond: Cond | None) -> Tensor:
         mask = None if self.kept.mask is None else self.kept.mask[torch.from_numpy(rows)]
