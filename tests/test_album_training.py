@@ -367,6 +367,7 @@ def test_what_a_lora_learnt_from_is_in_its_file_and_names_no_place(shelf):
     record = open_album(str(shelf / "set.toml"), (16, 16), 4).record()
     assert record["count"] == 7 and record["regular"] == 4 and record["sha256"] in told
     assert all(line[0] in told for line in record["pictures"])
+    assert str(shelf) not in told and str(shelf) in (shelf / "run" / "recipe.json").read_text()
 
 
 def test_one_picture_learns_where_nothing_is_held_out(shelf):

@@ -74,7 +74,10 @@ class Adapting(Preset, Choices):
         return open_album(self.data, (self.size, self.size), step, self, self.caption)
 
     def card(self, pictures: Any = None) -> dict[str, Any]:
+        """What the file says: the record of its pictures, and of places nothing but the last name, for files are given away."""
         about = super().card(pictures)
+        names = {field: Path(getattr(self, field)).name for field in ("data", "regular", "model")}
+        about["recipe"] = {**about["recipe"], **names}
         return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
 
     def prepare(self, pictures: Album) -> tuple[TrainedLora, Job]:
