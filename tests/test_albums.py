@@ -44,7 +44,7 @@ def test_a_mark_says_which_tags_stay_and_is_never_said():
     saying = Saying(shuffle=True, keep=0, keep_mark="|||")
     many = {saying("sks, dog ||| red, green", rng(k)) for k in range(20)}
     assert many == {"sks, dog, red, green", "sks, dog, green, red"}
-    assert "|||" not in Saying(keep_mark="|||")("sks ||| red", rng())
+    assert Saying(keep_mark="|||")("sks ||| red", rng()) == "sks, red"
 
 
 def test_tags_are_left_out_by_their_chance_and_kept_ones_never():
@@ -108,8 +108,9 @@ def test_where_nothing_is_enlarged_small_pictures_keep_their_size():
 def test_sizes_that_cannot_be():
     with pytest.raises(UserError, match="no bucket of 64x64"):
         Shapes(size=(64, 64), buckets=True, step=8, least=80)
-    with pytest.raises(UserError, match="1 or more"):
-        Shapes(size=(0, 64))
+    for wrong in ({"size": (0, 64)}, {"size": (64, 10**9)}, {"size": (64, 64), "buckets": True, "most": 10**9}):
+        with pytest.raises(UserError, match="sides between 1 and 16384"):
+            Shapes(**wrong)
     assert Shapes(size=(48, 64)).of(10, 1000) == (48, 64)  # without buckets all are cut to one size
 
 
@@ -161,6 +162,15 @@ def test_folders_named_for_their_repeats(tmp_path):
     picture(tmp_path / "0_none" / "e.png")
     with pytest.raises(UserError, match="0 times an epoch"):
         open_album(str(tmp_path), (8, 8))
+
+
+def test_lines_without_a_caption_take_the_name_of_their_folder(tmp_path):
+    for name in "abc":
+        picture(tmp_path / "1_dog" / f"{name}.png")
+    lines = ['{"file_name": "a.png", "text": "a dog, asleep"}', '{"file_name": "b.png", "text": ""}']
+    (tmp_path / "1_dog" / "metadata.jsonl").write_text("\n".join(lines))
+    album = open_album(str(tmp_path), (8, 8))
+    assert said(album) == ["a dog, asleep", "dog", "dog"] and album.problems == ()
 
 
 def test_regular_pictures_are_kept_apart_and_never_held_out(tmp_path):
@@ -334,6 +344,8 @@ SUBSET = '[[datasets.subsets]]\nimage_dir = "a"\n'
         ("[general]\n", "has no data set"),
         ("datasets = 3", "has no data set"),
         ("[[datasets", "is no TOML"),
+        ("[[datasets]]\nresolution = 0\n" + SUBSET, "sides between 1 and"),
+        ("[[datasets]]\nresolution = -8\n" + SUBSET, "sides between 1 and"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, why):

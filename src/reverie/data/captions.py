@@ -46,10 +46,8 @@ class Saying:
         return self.shuffle or self.drop_tags > 0
 
     def __call__(self, caption: str, rng: np.random.Generator) -> str:
-        if self.varies:
+        if self.varies or (self.keep_mark and self.keep_mark in caption):
             caption = self._varied(caption, rng)
-        elif self.keep_mark:
-            caption = caption.replace(self.keep_mark, self.separator)
         words = " ".join(part for part in (self.prefix, caption, self.suffix) if part)
         return self.template.replace(HOLE, words).strip(" ,")
 

@@ -70,7 +70,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return [p for p in paths if p.stem not in masks]
 
 
-def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
+def _lines(folder: Path, problems: list[str], spare: str) -> Iterator[tuple[Path, str]]:
     name = folder / "metadata.jsonl"
     for number, line in enumerate(name.read_bytes().splitlines(), 1):
         if not line.strip():
@@ -79,7 +79,7 @@ def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
             row = json.loads(line)
             file_name, text = row["file_name"], row["text"]
             path = folder / file_name
-            text = str(text).strip() if isinstance(text, str) else ""
+            text = (text.strip() if isinstance(text, str) else "") or spare
             inside = path.resolve().is_relative_to(folder.resolve())
         except (ValueError, KeyError, TypeError, OSError, RecursionError):
             problems.append(f"{name}:{number}: not an object with file_name and text, skipped")
@@ -96,7 +96,7 @@ def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
 
 def _from_metadata(folder: Path, spare: str) -> Found:
     found = Found(texts=[])
-    for path, text in _lines(folder, found.problems):
+    for path, text in _lines(folder, found.problems, spare):
         found.paths.append(path)
         found.texts.append(text)  # type: ignore[union-attr]
     told = set(found.paths)

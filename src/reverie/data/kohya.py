@@ -184,7 +184,7 @@ def _shapes(said: Mapping[str, Any], usual: Shapes) -> Shapes:
     size, step = said.get("resolution"), said.get("bucket_reso_steps", usual.step)
     if step < 1 or step % usual.step:
         raise UserError(f"bucket_reso_steps is {step}; this model's pictures have sides in steps of {usual.step}: give a multiple")
-    width, height = size if isinstance(size, list) else (size or usual.size[1], size or usual.size[0])
+    width, height = usual.size[::-1] if size is None else (size * 2)[:2] if isinstance(size, list) else (size, size)
     return Shapes(
         size=(height, width),
         buckets=said.get("enable_bucket", usual.buckets),

@@ -15,6 +15,8 @@ from reverie.errors import UserError
 
 Size = tuple[int, int]
 """Height and width."""
+LARGEST = 16_384
+"""Of a side, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,14 @@ class Shapes:
     enlarge: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1 or self.step < 1 or self.least < 0 or self.most < 0:
-            raise UserError(f"{self} cannot be the sizes of pictures: sides and steps are 1 or more")
+        if (
+            min(self.size) < 1
+            or self.step < 1
+            or min(self.least, self.most) < 0
+            or max(*self.size, self.least, self.most) > LARGEST
+        ):
+            wanted = f"{self.size[1]}x{self.size[0]} in steps of {self.step}, sides between {self.least} and {self.most}"
+            raise UserError(f"{wanted}: pictures have sides between 1 and {LARGEST}, in steps of 1 or more")
         if self.buckets and not self.sizes():
             a, b = self.sides
             raise UserError(

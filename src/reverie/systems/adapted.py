@@ -76,7 +76,7 @@ class Adapting(Preset, Choices):
     def card(self, pictures: Any = None) -> dict[str, Any]:
         """What the file says: the record of its pictures, and of places nothing but the last name, for files are given away."""
         about = super().card(pictures)
-        names = {field: Path(getattr(self, field)).name for field in ("data", "regular", "model")}
+        names = {where: Path(getattr(self, where)).name for where in ("data", "regular", "model")}
         about["recipe"] = {**about["recipe"], **names}
         return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
 
