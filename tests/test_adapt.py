@@ -9,12 +9,16 @@ from PIL import Image
 from small import small_system
 
 from reverie.cli import main
+from reverie.nets.lora import merged_state
 from reverie.systems import save
 from reverie.systems.adapted import Adapting
 from reverie.systems.lora import given_loras
+from reverie.systems.lora.places import weights
+from reverie.systems.shipped import open_model
 from reverie.systems.weights import load
 from reverie.tasks import generate
 from reverie.tasks.train import Session, restored, stored
+from reverie.train.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +55,8 @@ def adapted(place, out, *words):
     return out / "lora.safetensors"
 
 
-def greenness(system):
-    images = generate(system, "a man", count=8, seed=1, steps=8)
+def greenness(system, prompt="a man"):
+    images = generate(system, prompt, count=8, seed=1, steps=8)
     pixels = np.stack([np.asarray(image) for image in images]).astype(float)
     return pixels[..., 1].mean() - pixels[..., [0, 2]].mean()
 
@@ -81,11 +85,74 @@ def test_the_run_goes_on_bit_for_bit(place, tmp_path):
     assert all(k.endswith((".up", ".down")) for k in learnt), "nothing else is trained, averaged or kept"
 
 
+def learnt(place, out, method, *words):
+    base = ["--data", str(place / "pictures"), "--model", str(place / "model.safetensors"), "--batch", "4", "--threads", "1"]
+    main(["adapt", method, *words, *base, "--out", str(out)])
+
+
+WAYS = {
+    "lora": (["--encoder", "--convolutions", "--rank", "4", "--rate", "1e-2", "--caption", "a man"], ["lora"]),
+    "lora-dora": (["--lengths", "--dropout", "0.1", "--rank", "4", "--rate", "1e-2", "--caption", "a man"], ["lora"]),
+    "dreambooth": (["--rate", "3e-3", "--caption", "a man"], ["model"]),
+    "dreambooth-lora": (["--rank", "4", "--rate", "1e-2", "--caption", "a man"], ["lora"]),
+    "inversion": (["--word", "sks", "--vectors", "2", "--initial", "man", "--rate", "1e-1"], ["embedding"]),
+    "pivotal": (["--word", "sks", "--rank", "4", "--rate", "1e-2"], ["lora", "embedding"]),
+    "custom": (["--word", "sks", "--rate", "2e-2"], ["lora", "embedding"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_method_learns_and_its_files_open(way, place, tmp_path, capsys):
+    words, files = WAYS[way]
+    learnt(place, tmp_path / "run", way.partition("-")[0], "--updates", "60", *words)
+    told = [tmp_path / "run" / f"{name}.safetensors" for name in files]
+    assert capsys.readouterr().out.split() == [str(file) for file in told]
+    made = {name: [str(file)] for name, file in zip(files, told, strict=True)}
+    model = (made.get("model") or [str(place / "model.safetensors")])[0]
+    system = open_model(model, loras=made.get("lora", ()), embeddings=made.get("embedding", ()))
+    prompt = "sks" if "embedding" in made else "a man"
+    least = 2 if way == "inversion" else 20
+    assert greenness(system, prompt) > greenness(load(place / "model.safetensors"), "a man") + least
+
+
+def test_what_is_written_is_what_was_learnt(place, tmp_path, capsys):
+    recipe = Adapting(
+        name="x", model=str(place / "model.safetensors"), data=str(place / "pictures"), size=16, rank=2, encoder=True, lengths=True,
+        whole=r"time", word="sks", caption="sks", training=Training(steps=3, batch=4, rate=1e-2),
+    )  # fmt: skip
+    session = Session.open(recipe, tmp_path / "run", False)
+    for _ in session:
+        pass
+    with session.run.averaged():
+        made = session.system.system
+        ours = {f"net.{k}": v for k, v in merged_state(made.denoiser.net).items()}
+        ours |= {f"encoder.{k}": v for k, v in merged_state(made.prompt_encoder).items()}
+        said = made.prompt_encoder.prompts(["a sks man"]).tokens
+    files = {"loras": [str(tmp_path / "run" / "lora.safetensors")], "embeddings": [str(tmp_path / "run" / "embedding.safetensors")]}
+    system = open_model(str(place / "model.safetensors"), **files)
+    theirs = weights(system)
+    moved = [k for k, v in weights(load(place / "model.safetensors")).items() if not torch.equal(v, theirs[k])]
+    assert any(k.startswith("encoder.") for k in moved) and any(k.startswith("net.time") for k in moved)
+    for key, value in theirs.items():
+        torch.testing.assert_close(value.data, ours[key], atol=1e-6, rtol=1e-5, msg=key)
+    torch.testing.assert_close(system.prompt_encoder.prompts(["a sks man"]).tokens, said, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["lorra"], "no way to adapt a model is called 'lorra'. Did you mean 'lora'"),
-        (["lora", "--rank", "0"], "the rank of a LoRA is 0"),
+        (["lora", "--rank", "0"], "nothing is to learn"),
+        (["lora", "--rank", "-2"], "the rank of a LoRA is -2"),
+        (["lora", "--dropout", "1"], "dropout is 1"),
+        (["lora", "--layers", "nothing$"], "no layer whose name fits 'nothing$'"),
+        (["lora", "--layers", "("], "no regular expression"),
+        (["custom", "--word", "sks", "--whole", "nowhere"], "no layer whose name fits --whole 'nowhere'; it has"),
+        (["inversion"], "inversion teaches a word"),
+        (["inversion", "--word", "a b"], "a name has no spaces"),
+        (["inversion", "--word", "sks", "--vectors", "0"], "a word has 1 or more"),
+        (["inversion", "--word", "sks", "--initial", "zyx"], "holds no word that this model knows"),
+        (["inversion", "--word", "sks", "--caption", "a man"], "does not say the word"),
         (["lora", "--alpha", "-1"], "its alpha -1"),
         (["lora", "--data", ""], "reverie adapt needs pictures: name their folder with --data"),
         (["lora", "--data", "nowhere"], "nowhere"),
@@ -105,4 +172,4 @@ def test_one_picture_is_too_few(place, tmp_path, capsys):
     words = ["--data", str(tmp_path / "one"), "--model", str(place / "model.safetensors"), "--out", str(tmp_path / "x")]
     with pytest.raises(SystemExit):
         main(["adapt", "lora", *words, "--updates", "1"])
-    assert "1 picture: a LoRA needs two at least" in capsys.readouterr().err
+    assert "1 picture: two are needed at least" in capsys.readouterr().err

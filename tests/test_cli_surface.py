@@ -63,8 +63,8 @@ def test_commands():
 
 def test_flags():
     assert names(Generate) == (
-        "style count seed steps guidance negative guide control region regions_by plain solver grid model lora then refiner "
-        "handover height width out batch vary vary_seed follow stress strict from_ json opening prompt"
+        "style count seed steps guidance negative guide control region regions_by plain solver grid model fast "
+        "lora embedding then refiner handover height width out batch vary vary_seed follow stress strict from_ json opening prompt"
     )
     changing = f"{names(Generate).removesuffix(' prompt')} image prompt"
     assert names(Edit) == f"{changing} strength mask invert keep"

@@ -116,8 +116,8 @@ def test_only_what_is_to_learn_changes_and_the_loss_falls(rank, kind, tmp_path):
     moved = changed(control, before)
     assert any(k.startswith("zeros.") for k in moved) and any(k.startswith("hint.") for k in moved)
     if rank:
-        assert count == len(list(changes(control))) and sum(k.endswith("0.up") for k in moved) > count / 2
-        assert all(k.startswith(("zeros.", "hint.")) or k.endswith(("0.up", "0.down")) for k in moved)
+        assert count == len(list(changes(control))) and sum(k.endswith("change.up") for k in moved) > count / 2
+        assert all(k.startswith(("zeros.", "hint.")) or k.endswith(("change.up", "change.down")) for k in moved)
     else:
         assert any(k.startswith("body.") for k in moved)
 
@@ -136,7 +136,8 @@ def test_low_rank_changes_begin_as_nothing_and_merge():
         merge(control)
         assert set(state) == names == set(control.state_dict()) and not list(changes(control))
         assert all(torch.equal(state[k], v) for k, v in control.state_dict().items())
-        assert all(torch.equal(a, b) for a, b in zip(learnt, asked(control, x), strict=True))
+        gap = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(learnt, asked(control, x), strict=True))
+        assert gap < 1e-5, "the same, but for rounding"
     with pytest.raises(ValueError, match="rank 0"):
         adapt(controls()[0], 0)
 

@@ -41,7 +41,7 @@ def changed(place, seed, **more):
     adapt(made.denoiser.net, 3, alpha=1.5)
     for change in changes(made.denoiser.net):
         torch.nn.init.normal_(change.up, std=0.1)
-    save_lora(made.denoiser.net, place, {"name": "small", "hash": "ab12"}, {"name": "new"}, **more)
+    save_lora(made, place, {"name": "small", "hash": "ab12"}, {"name": "new"}, **more)
     return made
 
 

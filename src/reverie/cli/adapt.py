@@ -1,7 +1,7 @@
-"""`reverie adapt lora --data DIR --model MODEL`: low-rank changes of a model, from a handful of pictures."""
+"""`reverie adapt lora --data DIR --model MODEL`: what a model learns from a handful of pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +12,41 @@ from reverie.data.album import Choices
 from reverie.data.captions import HOLE
 from reverie.data.kohya import TOML, batch_size
 from reverie.errors import UserError, nearest
-from reverie.systems.adapted import Adapting
+from reverie.systems.adapted import ALL, Adapting
 from reverie.systems.shipped import open_model
+from reverie.systems.zipped import Zipper
 
-PROG = "reverie adapt"
-CHOICES = tuple(f.name for f in fields(Choices))
+PROG, ZIP = "reverie adapt", "zip"
 USUAL_BATCH = 8
-METHODS = {"lora": "low-rank changes of the linear layers of the net"}
+BIG = 100_000_000
+"""Numbers of a net from which on it learns slowly."""
+READS = r"(cross|cross_attention|text\.heads)\.(k|v)$"
+"""Layers by which nets read words (Custom Diffusion, arXiv:2212.04488)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """What learns: low-rank changes of this rank, layers themselves, a word; and how fast, of small nets and of big ones."""
+
+    about: str
+    rates: tuple[float, float]
+    rank: int = 0
+    whole: str = ""
+    word: bool = False
+
+
+METHODS = {
+    "lora": Way("low-rank changes of the net's layers", (1e-3, 1e-4), rank=16),
+    "dreambooth": Way("the whole net; with --rank low-rank changes of it in its place", (2e-4, 5e-6), whole=ALL),
+    "inversion": Way("a word alone, of --vectors vectors", (2e-2, 5e-3), word=True),
+    "pivotal": Way("a word, and low-rank changes with it", (1e-3, 1e-4), rank=16, word=True),
+    "custom": Way("a word, and the keys and values of what the net reads words by", (5e-4, 1e-5), whole=READS, word=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapt(Learning, Choices):
-    """A model's own LoRA."""
+    """What a model learns from a handful of pictures."""
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")] = "lora"
     data: str = ""
@@ -31,12 +54,33 @@ class Adapt(Learning, Choices):
     batch: int = 0
     """Pictures of a step; 0 = as the data set says, or 8."""
     model: str = "reverie-avatars"
-    """The model that is changed: shipped, or a file."""
-    caption: str = HOLE
-    """What is said of each picture, its own caption in place of {}, as "{}, in the style of sks"."""
-    rank: int = 16
+    """The model that learns: shipped, or a file."""
+    caption: str = ""
+    """What is said of each picture, its own caption in place of {}, as "{}, in the style of sks"; '' = its own, or the word."""
+    rank: int | None = None
+    """Of low-rank changes; none = 16 of lora and pivotal."""
     alpha: float = 0.0
     """The changes are alpha / rank times what is learnt; 0 = the rank."""
+    dropout: float = 0.0
+    """Share of a layer's input that its change does not see while it learns."""
+    lengths: bool = False
+    """The lengths of the rows of weights learn apart from their directions (DoRA)."""
+    convolutions: bool = False
+    """Convolutions have changes, too."""
+    encoder: bool = False
+    """So has the encoder of words."""
+    layers: str = ""
+    """Of the layers that have changes, a regular expression of which a part of their names fits; '' = all."""
+    whole: str = ""
+    """Likewise of layers whose weights themselves learn; '' = as is usual of the method."""
+    word: str = ""
+    """What a word that learns is called."""
+    vectors: int = 1
+    """Of the word."""
+    initial: str = ""
+    """Known words, of which the vectors begin as copies; '' = the middle of all words."""
+    rate: float = 0.0
+    """Learning rate after the warm-up; 0 = what is usual of the method, less of big nets."""
 
     @property
     def place(self) -> str:
@@ -44,32 +88,35 @@ class Adapt(Learning, Choices):
 
     @classmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-        names = ("data", "model", "caption", "rank", "alpha")
-        if not set(names) <= recipe.keys():
+        if not set(HELD) <= recipe.keys():
             return None
-        return {name: recipe[name] for name in (*names, *CHOICES) if name in recipe}
+        return {name: recipe[name] for name in (*HELD, *CHOICES) if name in recipe}
 
     def recipe(self) -> Adapting:
         """What is asked for."""
         if self.method not in METHODS:
-            raise UserError(f"no way to adapt a model is called '{self.method}'.{nearest(self.method, METHODS)}")
+            raise UserError(f"no way to adapt a model is called '{self.method}'.{nearest(self.method, [*METHODS, ZIP])}")
         if not self.data:
             raise UserError("reverie adapt needs pictures: name their folder with --data")
+        way = METHODS[self.method]
+        if way.word and not self.word:
+            raise UserError(f"{self.method} teaches a word: say what it is called, as --word sks")
         base = open_model(self.model)
         if base.defaults.size[0] != base.defaults.size[1]:
             raise UserError(f"{base.name} draws {base.defaults.size}: only square pictures can be learnt")
+        rank = way.rank if self.rank is None else self.rank
+        usual = way.rates[sum(p.numel() for p in base.denoiser.net.parameters()) > BIG]
+        own = {name: getattr(self, name) for name in (*HELD, *CHOICES) if name not in ("rank", "whole", "caption")}
         return Adapting(
             name=f"{base.name}-{_name(self.data)}",
             about=f"{base.name}, changed",
-            data=self.data,
             size=base.defaults.size[0],
             step=base.step,
-            model=self.model,
-            rank=self.rank,
-            alpha=self.alpha,
-            caption=self.caption,
-            training=self.training(self._batch()),
-            **{name: getattr(self, name) for name in CHOICES},
+            rank=rank,
+            whole=self.whole or ("" if rank and not way.rank else way.whole),
+            caption=self.caption or self.word or HOLE,
+            training=replace(self, rate=self.rate or usual, batch=self._batch()).training(),
+            **own,
         )
 
     def _batch(self) -> int:
@@ -84,6 +131,60 @@ def _name(data: str) -> str:
     return place.stem if place.suffix.lower() == TOML else place.name
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptZip(Learning):
+    """Two LoRAs in one, as a subject and a style, that do not spoil each other."""
+
+    model: str = "reverie-avatars"
+    """The model of both: shipped, or a file."""
+    first: str = ""
+    """A file."""
+    second: str = ""
+    """Another."""
+    first_prompt: str = ""
+    """What is said where the first draws alone, as "a portrait of sks"."""
+    second_prompt: str = ""
+    """Likewise."""
+    drawn: int = 16
+    """Pictures that each draws of its own prompt, which it is to draw as well afterwards."""
+    overlap: float = 0.01
+    """Weight of what the two share of a layer's columns."""
+    updates: int = 100
+    rate: float = 1e-2
+    batch: int = 4
+
+    @property
+    def place(self) -> str:
+        return f"{ZIP}-{Path(self.first).stem}-{Path(self.second).stem}"
+
+    @classmethod
+    def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+        return {name: recipe[name] for name in ZIPS} if set(ZIPS) <= recipe.keys() else None
+
+    def recipe(self) -> Zipper:
+        """What is asked for."""
+        if not (self.first and self.second):
+            raise UserError("reverie adapt zip takes two LoRAs: name them with --first and --second")
+        return Zipper(training=replace(self.training(), warmup=0), **{name: getattr(self, name) for name in ZIPS})
+
+
+HELD = (
+    "data", "model", "caption", "rank", "alpha", "dropout", "lengths", "convolutions", "encoder", "layers", "whole", "word",
+    "vectors", "initial",
+)  # fmt: skip
+"""What is asked for that stands in the recipe."""
+CHOICES = tuple(f.name for f in fields(Choices))
+"""And how the pictures are seen."""
+ZIPS = ("model", "first", "second", "first_prompt", "second_prompt", "drawn", "overlap")
+"""Likewise of two in one."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Adapts a model."""
-    learn(Adapt, arguments, PROG)
+    if arguments and arguments[0] in ("-h", "--help"):
+        names = "\n".join(f"  {name:<12} {way.about}" for name, way in METHODS.items())
+        print(f"methods:\n\n{names}\n  {ZIP:<12} two LoRAs in one: reverie adapt zip --help\n")
+    if arguments and arguments[0] == ZIP:
+        learn(AdaptZip, arguments[1:], f"{PROG} {ZIP}")
+    else:
+        learn(Adapt, arguments, PROG)

@@ -95,6 +95,8 @@ class Drawing:
     """With the model's variant that draws in a few steps."""
     lora: tuple[str, ...] = ()
     """Changes of the model's weights, each a file or a file and its weight, as "lcm.safetensors:0.8"."""
+    embedding: tuple[str, ...] = ()
+    """Words that were learnt, each a file, or a file and what the word is called, as "sks=learned_embeds.safetensors"."""
     then: tuple[str, ...] = ()
     """Models that enlarge, one after the other, what this one drew: a cascade."""
     refiner: str = ""
@@ -219,13 +221,13 @@ def read(kind: type[G], arguments: Sequence[str], prog: str) -> tuple[G, metadat
 
 def of_model(made: metadata.Made, usual: str) -> dict[str, Any]:
     """What a picture says of its model."""
-    return {"model": made.model or usual, "refiner": made.refiner, "lora": made.loras}
+    return {"model": made.model or usual, "refiner": made.refiner, "lora": made.loras, "embedding": made.embeddings}
 
 
 def opened(asked: Drawing, made: metadata.Made | None) -> System:
     """The model; one that is not what made the picture is used, and named."""
     try:
-        system = open_model(asked.model, asked.opening, asked.refiner, asked.lora)
+        system = open_model(asked.model, asked.opening, asked.refiner, asked.lora, asked.embedding)
     except UserError as error:
         if made is None or asked.model != made.model:
             raise

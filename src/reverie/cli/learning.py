@@ -12,11 +12,10 @@ from reverie.cli.parse import parse
 from reverie.cli.train import show
 from reverie.data.pictures import skipped
 from reverie.errors import UserError
-from reverie.systems.recipe import Preset
 from reverie.tasks.train import Session, stored
 from reverie.train.training import Training
 
-WRITTEN = ("lora.safetensors", "model.safetensors")
+WRITTEN = ("lora.safetensors", "embedding.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Learning:
         """The name of its folder in runs."""
         raise NotImplementedError
 
-    def recipe(self) -> Preset:
+    def recipe(self) -> Any:
         """What is asked for; UserError where it cannot be."""
         raise NotImplementedError
 
@@ -61,11 +60,10 @@ class Learning:
         held = {name: training[name] for name in ("minutes", "rate", "batch", "seed")}
         return cls(**own, **held, updates=training["steps"] or 0)
 
-    def training(self, batch: int | None = None) -> Training:
-        """The same for the loop, of models that know much already; `batch` in place of its own."""
-        batch = self.batch if batch is None else batch
+    def training(self) -> Training:
+        """The same for the loop, of models that know much already."""
         return Training(
-            steps=self.updates or None, minutes=self.minutes, batch=batch, rate=self.rate, seed=self.seed,
+            steps=self.updates or None, minutes=self.minutes, batch=self.batch, rate=self.rate, seed=self.seed,
             warmup=20, decay=0.5, widths=(0.05,), snapshots=0,
         )  # fmt: skip
 
@@ -85,4 +83,6 @@ def learn(kind: type[Learning], arguments: Sequence[str], prog: str) -> None:
     for line in skipped(session.problems):
         print(f"reverie: {line}", file=sys.stderr)
     show(session)
-    print(next(path for name in WRITTEN if (path := session.folder / name).exists()))
+    for name in WRITTEN:
+        if (path := session.folder / name).exists():
+            print(path)

@@ -5,13 +5,14 @@ chunks are encoded one by one and stand behind each other in `Cond.tokens`, of w
 first chunk's. Prompts whose parts have weights (`syntax.Said`) are weighed as in A1111; the pooled vector is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.denoiser import Cond
+from reverie.encode.learnt import Learnt, learnt_by, parted
 from reverie.encode.pieces import Piece
 from reverie.encode.syntax import BREAK, Said, parts
 from reverie.encode.weighted import weighted
@@ -48,11 +49,24 @@ class Clip(nn.Module):
             if (text, weight) == BREAK:
                 out.append([])
                 continue
-            for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+            for token in self._ids(text):
                 if len(out[-1]) == self.room:
                     out.append([])
                 out[-1].append((token, weight))
         return out[:-1] if len(out) > 1 and not out[-1] else out
+
+    def _ids(self, text: str) -> Iterator[int]:
+        for part, ids in parted(self.net.get_input_embeddings(), text):
+            yield from ids or self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def learnt(self) -> Learnt:
+        """Words that it learnt later."""
+        return learnt_by(self.net.get_input_embeddings())
+
+    def initial(self, text: str) -> Tensor:
+        """Vectors (n, D) that a new word may begin as: those of known words, or the middle of all."""
+        table: Tensor = self.net.get_input_embeddings().weight.detach()
+        return table[list(self._ids(text))] if text else table.mean(0, keepdim=True)
 
     def read(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(tokens (B, 77 n, D), pooled (B, P)); shorter prompts are filled with empty chunks."""

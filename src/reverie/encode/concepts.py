@@ -5,7 +5,7 @@ plain a condition several times faster than from the features of a text encoder,
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
+from reverie.encode.learnt import Learnt
 from reverie.encode.pieces import Piece
 from reverie.encode.words import INSTEAD, Words, split
 from reverie.nets.text import TextConfig
@@ -24,6 +25,7 @@ class Concepts(Words):
 
     values: attribute -> what it can be. Each group is scaled so that its entries vary by about 1. apart: the attributes come also
     as tokens (B, attributes, width), each with zeros where the others have their place, for nets that attend to what they are told.
+    A word that it learns later is a vector of this width, and added.
     """
 
     def __init__(
@@ -35,6 +37,30 @@ class Concepts(Words):
         self.sizes = [1 + len(known) for known in self.values.values()]
         self.width = sum(self.sizes)
         self.heads = nn.Linear(text.width, self.width)
+        object.__setattr__(self, "later", Learnt(self.width))  # no part of it: what is saved of it stays the same
+
+    def learnt(self) -> Learnt:
+        """Words that it learnt later."""
+        later: Learnt = self.__dict__["later"]
+        return later
+
+    def initial(self, text: str) -> Tensor:
+        """(1, width): what a new word may begin as, which is nothing, or what a text tells beyond nothing."""
+        with torch.no_grad():
+            told, nothing = (self.prompts([each]).vector for each in (text, ""))
+        assert told is not None and nothing is not None
+        return told - nothing
+
+    def _parted(self, prompt: str) -> Iterable[tuple[str, Sequence[int]]]:
+        return [(text, ids) for text, ids in self.learnt().parted(prompt) if not ids]
+
+    def _added(self, prompts: Sequence[str]) -> Sequence[Tensor]:
+        """What the words that it learnt later tell of each attribute."""
+        learnt = self.learnt()
+        rows = [[i for _, ids in learnt.parted(prompt) for i in ids] for prompt in prompts]
+        vectors = learnt.vectors.to(self.heads.weight)
+        added = torch.stack([vectors[[-1 - i for i in row]].sum(0) for row in rows])
+        return added.split(self.sizes, 1)
 
     def logits(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Attribute -> logits (B, 1 + values); the first is "not told"."""
@@ -43,6 +69,8 @@ class Concepts(Words):
 
     def prompts(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         told = [math.sqrt(logit.shape[1]) * logit.softmax(1) for logit in self.logits(prompts).values()]
+        if self.learnt().names:
+            told = [group + more for group, more in zip(told, self._added(prompts), strict=True)]
         return Cond(vector=torch.cat(told, 1), tokens=self._alone(told) if self.apart else None)
 
     def _alone(self, told: Sequence[Tensor]) -> Tensor:

@@ -6,13 +6,14 @@ absent in many ways, and captions in few: all are brought to "with no" before wo
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from reverie.card import remembers
 from reverie.denoiser import Cond
+from reverie.encode.learnt import Learnt, learnt_by, parted
 from reverie.encode.pieces import Piece
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig, TextTransformer
@@ -49,10 +50,30 @@ class Words(TextTransformer):
         if FIRST + len(self.vocabulary) > text.vocabulary:
             raise ValueError(f"{len(self.vocabulary)} words do not fit into an embedding of {text.vocabulary} rows")
 
+    def learnt(self) -> Learnt:
+        """Words that it learnt later."""
+        return learnt_by(self.words)
+
+    def initial(self, text: str) -> Tensor:
+        """Vectors (n, D) that a new word may begin as: those of known words, or the middle of all."""
+        ids = [i for _, i in self.read(text) if i is not None]
+        table = self.words.weight.detach()
+        return table[ids] if text else table[FIRST : FIRST + len(self.vocabulary)].mean(0, keepdim=True)
+
+    def read(self, prompt: str) -> list[tuple[str, int | None]]:
+        """The words of a prompt with their ids; none of those that it does not know."""
+        out: list[tuple[str, int | None]] = []
+        for text, ids in self._parted(prompt):
+            out += [(text, i) for i in ids] if ids else [(word, self.ids.get(word)) for word in split(text)]
+        return out
+
+    def _parted(self, prompt: str) -> Iterable[tuple[str, Sequence[int]]]:
+        return parted(self.words, prompt)
+
     def tokenise(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask (B, L), cut or padded to the encoder's length L; the empty prompt is one token of its own."""
         length = self.config.length  # always: a prompt must not round differently beside a longer one
-        rows = [[self.ids[w] for w in split(p) if w in self.ids][:length] or [EMPTY] for p in prompts]
+        rows = [[i for _, i in self.read(p) if i is not None][:length] or [EMPTY] for p in prompts]
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], device=self.positions.device)
         return ids, ids != PAD
 
@@ -69,11 +90,11 @@ class Words(TextTransformer):
         return [("word", int(i)) for i in self.tokenise([prompt])[0][0]]
 
     def notes(self, prompt: str) -> list[str]:
-        words = split(prompt)
+        words = self.read(prompt)
         out = []
-        for word in dict.fromkeys(w for w in words if w not in self.ids and w not in SMALL):
+        for word in dict.fromkeys(w for w, i in words if i is None and w not in SMALL):
             out.append(f"'{word}' is not a word this model knows, so it has no effect{self._remedy(word)}")
-        if len(known := [w for w in words if w in self.ids]) > self.config.length:
+        if len(known := [w for w, i in words if i is not None]) > self.config.length:
             out.append(
                 f"only the first {self.config.length} known words are read; ignored: {' '.join(known[self.config.length :])}"
             )

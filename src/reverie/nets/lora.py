@@ -1,73 +1,175 @@
-"""Low-rank changes of linear layers (Hu et al., LoRA, arXiv:2106.09685).
+"""Low-rank changes of linear layers and convolutions, that learn (Hu et al., LoRA, arXiv:2106.09685).
 
-A layer of weights W (out, in) computes with
+A layer of weights W (out, in, places) gives of x
 
-    W' = W + (alpha / r) B A,   A (r, in), B (out, r),                                                             (1)
+    y = W x + b + (alpha / r) B A x,   A (r, in, places), B (out, r)                                                (1)
 
-where W stays as it is, A begins at random and B at 0: at first W' = W, bit for bit. Once learnt, it is added to W for good.
+beside W, which stays as it is and needs no gradient. A begins at random and B at 0: at first y is what it was, bit for bit. Once
+learnt, B A is added to W for good. With lengths m, one of each row of W (DoRA, Liu et al., arXiv:2402.09353, eq. 5 and 11),
+
+    y = b + m / |W + D| (W + D) x,   D = (alpha / r) B A,   m at first |W|, and no gradient through |W + D|         (2)
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class LowRank(nn.Module):
-    """Eq. (1): W (out, in) -> W' (out, in), on as many weights as (out + in) r. alpha: None = r."""
+    """Eq. (1) beside a layer. alpha: None = r. dropout: the share of the entries of x that A does not see while it learns."""
 
-    def __init__(self, out: int, into: int, rank: int, alpha: float | None = None) -> None:
+    def __init__(
+        self, layer: nn.Module, rank: int, alpha: float | None = None, dropout: float = 0.0, lengths: bool = False
+    ) -> None:
         super().__init__()
+        out, into, *places = weight(layer).shape
         if not 1 <= rank <= min(out, into):
             raise ValueError(f"rank {rank} of weights {out}x{into}: it lies between 1 and {min(out, into)}")
-        self.scale = 1.0 if alpha is None else alpha / rank
-        self.down = nn.Parameter(torch.randn(rank, into) * into**-0.5)
+        self.scale, self.dropout = 1.0 if alpha is None else alpha / rank, dropout
+        self.down = nn.Parameter(torch.randn(rank, into, *places) * into**-0.5)
         self.up = nn.Parameter(torch.zeros(out, rank))
+        self.length = nn.Parameter(lengths_of(weight(layer).detach())) if lengths else None
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.scale * (self.up @ self.down).to(weight.dtype)
+    def change(self) -> Tensor:
+        """D, in the shape of W."""
+        return self.scale * (self.up @ self.down.flatten(1)).view(len(self.up), *self.down.shape[1:])
+
+    def whole(self, own: Tensor) -> Tensor:
+        """W' of W."""
+        made = own + self.change().to(own.dtype)
+        return made if self.length is None else made * self._ratio(own).to(made.dtype)
+
+    def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What the layer is to give of x, of which it gave y."""
+        seen = F.dropout(x, self.dropout, self.training).to(self.down.dtype)
+        if isinstance(layer, CONVOLUTIONS):
+            inner = layer._conv_forward(seen, self.down, None)
+            more = torch.einsum("br...,or->bo...", inner, self.up.to(inner.dtype))
+        else:
+            more = F.linear(F.linear(seen, self.down), self.up)
+        more = (self.scale * more).to(y.dtype)
+        if self.length is None:
+            return y + more
+        ratio, bias = (_shaped(v, layer, y) for v in (self._ratio(weight(layer)), layer.bias))
+        return y + (ratio - 1) * (y - bias) + ratio * more
+
+    def _ratio(self, own: Tensor) -> Tensor:
+        assert self.length is not None
+        with torch.no_grad():
+            size = lengths_of(own + self.change().to(own.dtype))
+        return self.length / size
 
 
-def adapt(module: nn.Module, rank: int, alpha: float | None = None) -> int:
-    """Gives every linear layer within, which has none yet, an A and a B, of rank r or as high as it allows; how many they are."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear) and not parametrize.is_parametrized(layer)]
-    for layer in layers:
-        out, into = layer.weight.shape
-        change = LowRank(out, into, min(rank, out, into) if rank > 0 else rank, alpha).to(layer.weight.device)
-        parametrize.register_parametrization(layer, "weight", change)
-    return len(layers)
+def _shaped(value: Any, layer: nn.Module, y: Tensor) -> Tensor:
+    """A number per row of W, to stand beside y; none is 0."""
+    if value is None:
+        return y.new_zeros(())
+    own: Tensor = value.to(y.dtype)
+    return own.view(-1, *[1] * (weight(layer).ndim - 2))
+
+
+def weight(layer: nn.Module) -> Tensor:
+    """W of a layer that `fits`."""
+    own: Tensor = layer.weight  # type: ignore[assignment]
+    return own
+
+
+def lengths_of(own: Tensor) -> Tensor:
+    """|W| of each row, (out, 1, ...)."""
+    fine = torch.promote_types(own.dtype, torch.float32)
+    return torch.linalg.vector_norm(own.flatten(1), dim=1, dtype=fine).view(-1, *[1] * (own.ndim - 1))
+
+
+def fits(layer: nn.Module, convolutions: bool = False) -> bool:
+    """Whether a layer can be changed so, and is not yet."""
+    kind = isinstance(layer, nn.Linear) or (convolutions and isinstance(layer, CONVOLUTIONS) and layer.groups == 1)
+    return kind and not isinstance(getattr(layer, "change", None), LowRank)
+
+
+def adapt(
+    module: nn.Module,
+    rank: int,
+    alpha: float | None = None,
+    *,
+    dropout: float = 0.0,
+    lengths: bool = False,
+    convolutions: bool = False,
+    layers: str = "",
+    without: Collection[nn.Module] = (),
+) -> int:
+    """Gives every linear layer within, which has none yet, an A and a B, of rank r or as high as it allows; how many they are.
+
+    convolutions: those, too, which are not in groups. layers: a regular expression, which some part of a layer's name fits.
+    without: layers that have none.
+    """
+    every = [layer for name, layer in module.named_modules() if fits(layer, convolutions) and re.search(layers, name)]
+    named = [layer for layer in every if layer not in without]
+    for layer in named:
+        most = min(weight(layer).shape[:2])
+        beside(layer, LowRank(layer, min(rank, most), alpha, dropout, lengths).to(weight(layer).device))
+    return len(named)
+
+
+def beside(layer: nn.Module, change: nn.Module) -> None:
+    """From now on the layer gives what `change(layer, x, y)` makes of what it read and gave."""
+    layer.change = change
+    layer.register_forward_hook(_beside)
+
+
+def _beside(layer: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    out: Tensor = layer.change(layer, given[0], y)  # type: ignore[operator]
+    return out
+
+
+def changed(module: nn.Module) -> Iterator[tuple[str, nn.Module, LowRank]]:
+    """The layers within that have changes: name, layer, change."""
+    for name, layer in module.named_modules():
+        if isinstance(change := getattr(layer, "change", None), LowRank):
+            yield name, layer, change
 
 
 def changes(module: nn.Module) -> Iterator[LowRank]:
     """Those within."""
-    return (part for part in module.modules() if isinstance(part, LowRank))
+    return (change for _, _, change in changed(module))
 
 
+@torch.no_grad()
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a module by the names that it had before `adapt`, with W' in place of W."""
     out = dict(module.state_dict())
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-            head = f"{name}." if name else ""
-            out = {k: v for k, v in out.items() if not k.startswith(f"{head}parametrizations.weight.")}
-            out[f"{head}weight"] = layer.weight.detach()
+    for name, layer, change in changed(module):
+        head = f"{name}." if name else ""
+        out = {k: v for k, v in out.items() if not k.startswith(f"{head}change.")}
+        out[f"{head}weight"] = change.whole(weight(layer))
     return out
 
 
+@torch.no_grad()
 def merge(module: nn.Module) -> None:
     """W' in place of W for good; nothing of A and B is left."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    for _, layer, change in list(changed(module)):
+        weight(layer).copy_(change.whole(weight(layer)))
+        del layer.change
+        for key in [k for k, hook in layer._forward_hooks.items() if hook is _beside]:
+            del layer._forward_hooks[key]
 
 
 def lora_state(module: nn.Module) -> dict[str, Tensor]:
-    """A, B and alpha of every changed layer, as `<layer>.lora_A.weight`, `.lora_B.weight` and `.alpha`."""
+    """A, B and alpha of every changed layer, as `<layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`, and m as `.dora_scale`."""
     out: dict[str, Tensor] = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-            change: LowRank = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
-            out |= {f"{name}.lora_A.weight": change.down.detach(), f"{name}.lora_B.weight": change.up.detach()}
-            out[f"{name}.alpha"] = torch.tensor(change.scale * len(change.down))
+    for name, _, change in changed(module):
+        up = change.up.detach()
+        out |= {
+            f"{name}.lora_A.weight": change.down.detach(),
+            f"{name}.lora_B.weight": up.view(*up.shape, *[1] * (change.down.ndim - 2)),
+        }
+        out[f"{name}.alpha"] = torch.tensor(change.scale * len(change.down))
+        if change.length is not None:
+            out[f"{name}.dora_scale"] = change.length.detach()
     return out

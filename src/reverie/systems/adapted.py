@@ -1,15 +1,16 @@
-"""LoRAs of a model, taught by a folder of pictures: the model stays as it is, and low-rank changes of its net learn.
+"""Models taught by a folder of pictures: what learns is low-rank changes, chosen weights themselves, words, or several of these.
 
 reverie adapt lora --data pictures --model reverie-avatars --minutes 10
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reverie.card import parse, rebuild
 from reverie.data.album import Album, Choices, open_album
@@ -19,44 +20,87 @@ from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.nets.lora import adapt, changes
 from reverie.systems.albums import teaching
+from reverie.systems.embeddings import Embedding, readers, save_embedding, teach
 from reverie.systems.lora import save_lora
+from reverie.systems.lora.places import prefixes
 from reverie.systems.recipe import Preset
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
+from reverie.systems.weights import save
 from reverie.train.loop import Job
 from reverie.train.objective import TIMES
 from reverie.train.training import Training
 
+ALL = "."
+"""The pattern of every layer: the whole net."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedLora:
-    """A model with the changes that it learnt."""
+class Adapted:
+    """A model with what it learnt. before: chosen layers' tensors as they were; word: what it is called, '' = none."""
 
     system: System
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+    word: str = ""
+    whole: bool = False
     about: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """The changes alone, in `lora.safetensors` beside it."""
-        base = {"name": self.system.name, "hash": self.system.hash}
-        save_lora(self.system.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, self.about)
+        """The model where all of it learnt, changes alone in `lora.safetensors`, words in `embedding.safetensors`, beside it."""
+        system, base = self.system, {"name": self.system.name, "hash": self.system.hash}
+        differences = dict(self._differences())
+        if self.whole:
+            save(system, path)
+        elif differences or any(changes(system.denoiser.net)) or any(any(changes(m)) for _, m in prefixes(system.prompt_encoder)):
+            save_lora(system, path.with_name(path.name.replace("model", "lora")), base, self.about, more=differences)
+        if self.word:
+            vectors = {part: reader.learnt().of(self.word) for part, reader in readers(system.prompt_encoder).items()}
+            save_embedding(
+                path.with_name(path.name.replace("model", "embedding")), [Embedding(self.word, vectors)], base, self.about
+            )
+
+    def _differences(self) -> Any:
+        own = dict(self.system.denoiser.net.named_parameters())
+        for key, was in self.before.items():
+            layer, _, kind = key.rpartition(".")
+            yield f"{layer}.diff" + ("_b" if kind == "bias" else ""), own[key].detach() - was
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapting(Preset, Choices):
-    """Low-rank changes of a model's net."""
+    """What a model learns from a folder of pictures."""
 
     source: str = "folder"
     model: str
     """Shipped, or a file."""
     rank: int = 16
+    """Of low-rank changes of the net's layers; 0 = none."""
     alpha: float = 0.0
     """The changes are alpha / rank times what is learnt; 0 = the rank."""
+    dropout: float = 0.0
+    """Share of a layer's input that its change does not see while it learns."""
+    lengths: bool = False
+    """The lengths of the rows of weights learn apart from their directions (DoRA)."""
+    convolutions: bool = False
+    """Convolutions have changes, too."""
+    encoder: bool = False
+    """So has the encoder of words."""
+    layers: str = ""
+    """Of the layers that have changes, a regular expression of which a part of their names fits; '' = all."""
+    whole: str = ""
+    """Likewise of layers whose weights themselves learn; '' = none, '.' = the net."""
+    word: str = ""
+    """A word that learns, by the name that captions and prompts have for it; '' = none."""
+    vectors: int = 1
+    """Of the word."""
+    initial: str = ""
+    """Known words, of which the vectors begin as copies; '' = the middle of all words."""
     caption: str = HOLE
     """What is said of each picture, with its own caption in place of {}."""
-    step: int = 0
-    """Sides of pictures are multiples of this; 0 = of what the model takes."""
     times: str = ""
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
+    step: int = 0
+    """Sides of pictures are multiples of this; 0 = of what the model takes."""
     training: Training = field(
         default_factory=lambda: Training(batch=8, rate=1e-3, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
     )
@@ -80,27 +124,98 @@ class Adapting(Preset, Choices):
         about["recipe"] = {**about["recipe"], **names}
         return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
 
-    def prepare(self, pictures: Album) -> tuple[TrainedLora, Job]:
-        """The model with changes that have learnt nothing yet, and the training job."""
-        if self.rank < 1 or self.alpha < 0:
-            raise UserError(
-                f"the rank of a LoRA is {self.rank} and its alpha {self.alpha:g}; the rank is 1 or more, alpha 0 or more"
-            )
-        if len(pictures) < 2 and pictures.shots[0].held is None:
-            raise UserError(f"{len(pictures)} picture: a LoRA needs two at least, one of which is held out to watch it by")
+    def prepare(self, pictures: Album) -> tuple[Adapted, Job]:
+        """The model, which has learnt nothing yet, and the training job."""
+        self._check(pictures)
         base = open_model(self.model)
         train, held = pictures.split(self.holdout(len(pictures)))
         torch.manual_seed(self.training.seed)
+        for part in (base.denoiser, base.prompt_encoder):
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False)
         net = base.denoiser.net
-        if not isinstance(net, nn.Module) or not adapt(net, self.rank, self.alpha or None):
-            raise UserError(f"{base.name} has no linear layer, which a LoRA would change")
+        if not isinstance(net, nn.Module):
+            raise UserError(f"{base.name} has no net that could learn")
+        chosen = self._chosen(base, net)
+        before = {} if self.whole == ALL else {k: v.detach().clone() for k, v in net.named_parameters() if v.requires_grad}
+        learns = nn.ModuleDict({"changes": self._changes(base, net, set(chosen)), "whole": chosen, "words": self._words(base)})
         base.denoiser.autocast = self.training.autocast
         times = rebuild(parse(self.times or usual_times(base)), TIMES, "times")
-        job = teaching(base, train, held, times=times, choices=self, batch=self.training.batch)
-        job.module = nn.ModuleDict(
-            {str(k): change for k, change in enumerate(changes(net))}
-        )  # which alone is trained, averaged and kept
-        return TrainedLora(system=base, about=self.card(pictures)), job
+        frozen = not (self.word or self.encoder)  # nothing of what is said changes while it learns
+        job = teaching(base, train, held, times=times, choices=self, batch=self.training.batch, frozen=frozen)
+        job.module = learns  # which alone is trained, averaged and kept
+        return Adapted(system=base, before=before, word=self.word, whole=self.whole == ALL, about=self.card(pictures)), job
+
+    def _check(self, pictures: Album) -> None:
+        """What can be refused before a model is opened."""
+        if self.rank < 0 or self.alpha < 0:
+            raise UserError(f"the rank of a LoRA is {self.rank} and its alpha {self.alpha:g}; neither is below 0")
+        if not (self.rank or self.whole or self.word):
+            raise UserError("nothing is to learn: give a --rank of 1 or more, --whole, or a --word")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; it is a share, at least 0 and less than 1")
+        if self.word and self.vectors < 1:
+            raise UserError(f"{self.word} is to have {self.vectors} vectors; a word has 1 or more")
+        if self.word and self.word.casefold() not in self.caption.casefold():
+            raise UserError(f"--caption '{self.caption}' does not say the word that learns: write {self.word} into it")
+        for flag, pattern in (("layers", self.layers), ("whole", self.whole)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"--{flag} is '{pattern}', which is no regular expression ({error})") from None
+        if len(pictures) < 2 and pictures.shots[0].held is None:
+            raise UserError(f"{len(pictures)} picture: two are needed at least, one of which is held out to watch by")
+
+    def _changes(self, base: System, net: nn.Module, chosen: Collection[nn.Module]) -> nn.ModuleList:
+        """Low-rank changes, which are in place from now on."""
+        if not self.rank:
+            return nn.ModuleList()
+        parts = [net, *(m for _, m in prefixes(base.prompt_encoder))] if self.encoder else [net]
+        if self.encoder and len(parts) == 1:
+            raise UserError(f"{base.name} has no encoder of words that could learn: leave out --encoder")
+        for part in parts:
+            made = adapt(
+                part,
+                self.rank,
+                self.alpha or None,
+                dropout=self.dropout,
+                lengths=self.lengths,
+                convolutions=self.convolutions,
+                layers=self.layers,
+                without=chosen,
+            )
+            if not made:
+                which = f" whose name fits '{self.layers}'" if self.layers else ""
+                raise UserError(f"{base.name} has no layer{which} which a LoRA would change")
+        return nn.ModuleList(change for part in parts for change in changes(part))
+
+    def _chosen(self, base: System, net: nn.Module) -> nn.ModuleList:
+        """Layers whose weights themselves learn."""
+        if not self.whole:
+            return nn.ModuleList()
+        if self.whole == ALL:
+            return nn.ModuleList([net.requires_grad_(True)])
+        kinds = (nn.Linear, nn.Conv2d)
+        found = [m for name, m in net.named_modules() if isinstance(m, kinds) and re.search(self.whole, name)]
+        if not found:
+            some = ", ".join([name for name, m in net.named_modules() if isinstance(m, kinds)][:4])
+            raise UserError(f"{base.name} has no layer whose name fits --whole '{self.whole}'; it has {some} and others")
+        return nn.ModuleList(layer.requires_grad_(True) for layer in found)
+
+    def _words(self, base: System) -> nn.ModuleList:
+        """The word that learns, in each encoder that can."""
+        if not self.word:
+            return nn.ModuleList()
+        known = readers(base.prompt_encoder)
+        teach(base, Embedding(self.word, {part: self._initial(reader) for part, reader in known.items()}))
+        return nn.ModuleList(reader.learnt().requires_grad_(True) for reader in known.values())
+
+    def _initial(self, reader: Any) -> Tensor:
+        """(vectors, width): those of the words that it begins as, again and again where they are fewer."""
+        known: Tensor = reader.initial(self.initial)
+        if not len(known):
+            raise UserError(f"--initial '{self.initial}' holds no word that this model knows")
+        return known[torch.arange(self.vectors) % len(known)]
 
 
 def usual_times(base: System) -> str:

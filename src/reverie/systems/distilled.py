@@ -84,6 +84,22 @@ def times(model: Denoiser) -> str:
     return f"quantiles(mean={math.log(model.sigma_data or 1.0) + 0.6:.3g}, deviation=1.6)"
 
 
+def empty(base: System) -> Callable[[int], Cond | None]:
+    """What a system's prompt says that says nothing, so many times."""
+    encoder = base.prompt_encoder
+    if encoder is None:
+        return lambda count: None
+    with torch.no_grad():
+        one = encoder.prompts([""])
+    return lambda count: one.map(lambda v: v.expand(count, *v.shape[1:]))
+
+
+def pace(base: System) -> tuple[Solver, Tensor]:
+    """How a system draws: its solver, and its times."""
+    grid = rebuild(parse(base.defaults.grid), GRIDS, "grid")(base.denoiser.path, base.defaults.steps)
+    return named(base.defaults.solver)[0], grid
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Preset):
     """A student of `teacher`, by a method as a call."""
@@ -148,7 +164,7 @@ class Distillation(Preset):
         student = student_of(self._begun(base), method, self.training.autocast, ("guidance",) if self.scales else (), self.rank)
         channels_last(student)
         grid, solver = self.sampling(student)
-        teacher = Teacher(model, scale, self._empty(base))
+        teacher = Teacher(model, scale, empty(base))
         job = Distilling(
             student,
             encode(base.codec, train.images),
@@ -164,7 +180,7 @@ class Distillation(Preset):
             held_prompt=prompt_of(held),
             drop=0.0 if self.taught and scale != 1 else 0.1,
         )
-        own = self._pace(base)
+        own = pace(base)
         if self.taught:
             job.truth = job.drawn_by(teacher, *own, min(self.compared, len(held)))
         if self.kind.pairs:
@@ -210,19 +226,6 @@ class Distillation(Preset):
         recipe = {**self.card()["recipe"], "samples": list(base.about.get("recipe", {}).get("samples", ()))}
         about |= {"name": self.name, "recipe": recipe, "distilled": told}
         return System(encoders=base.encoders, codec=base.codec, denoiser=student, defaults=defaults, about=about)
-
-    def _empty(self, base: System) -> Callable[[int], Cond | None]:
-        encoder = base.prompt_encoder
-        if encoder is None:
-            return lambda count: None
-        with torch.no_grad():
-            one = encoder.prompts([""])
-        return lambda count: one.map(lambda v: v.expand(count, *v.shape[1:]))
-
-    def _pace(self, base: System) -> tuple[Solver, Tensor]:
-        """How the teacher draws."""
-        grid = rebuild(parse(base.defaults.grid), GRIDS, "grid")(base.denoiser.path, base.defaults.steps)
-        return named(base.defaults.solver)[0], grid
 
     def _store(self, base: System, teacher: Teacher, train: Pictures, own: tuple[Solver, Tensor], job: Distilling) -> Store:
         if self.pairs < 1:

@@ -11,6 +11,7 @@ from reverie.files import metadata
 from reverie.measure.reader import Reader
 from reverie.solve import Tuned
 from reverie.systems import memory, telling
+from reverie.systems.embeddings import given_embeddings
 from reverie.systems.folders import is_folder
 from reverie.systems.foreign import open_file, open_folder
 from reverie.systems.lora import given_loras
@@ -27,11 +28,13 @@ READERS = {name: file for name, file in READER_FILES.items() if file.exists()}
 """The judges that ship; that of emoji does not yet."""
 
 
-def open_model(name: str, opening: Opening = USUAL, refiner: str = "", loras: Sequence[str] = ()) -> System:
+def open_model(
+    name: str, opening: Opening = USUAL, refiner: str = "", loras: Sequence[str] = (), embeddings: Sequence[str] = ()
+) -> System:
     """A shipped model by name, or by path: a file of ours, a publisher's, or a folder in diffusers' layout; ready for use.
 
     refiner: a model that draws the end of the way, as Stable Diffusion XL's. loras: files of changes of its weights, each as
-    "FILE" or "FILE:0.8".
+    "FILE" or "FILE:0.8". embeddings: files of learnt words, each as "FILE" or "NAME=FILE".
     """
     places = [place(each) for each in (name, refiner) if each]
     if refiner and not os.path.exists(places[1]):  # before the first is loaded
@@ -39,6 +42,8 @@ def open_model(name: str, opening: Opening = USUAL, refiner: str = "", loras: Se
     system = read_model(name, opening)
     if loras:
         system = given_loras(system, loras, opening.partial)  # as the weights lie in the files, before they are placed
+    if embeddings:
+        system = given_embeddings(system, embeddings, opening)
     memory.check(memory.counted(places[0], opening), opening, name, memory.drawing(system, opening.tile))
     if refiner:
         second = read_model(refiner, opening)

@@ -22,7 +22,10 @@ PARTS = (
     (r"^(shared\.weight|encoder\.block\.0\.layer\.)", "T5's encoder of words, alone"),
 )
 """What the names of tensors tell, by the first of these that any of them begins with or has."""
-REMEDIES = {"a LoRA": "name the model with --model, and this with --lora"}
+REMEDIES = {
+    "a LoRA": "name the model with --model, and this with --lora",
+    "a textual inversion": "name the model with --model, and this with --embedding",
+}
 STRICT = 0.9
 
 

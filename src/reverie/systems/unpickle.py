@@ -17,7 +17,7 @@ USER, NETWORK = 0x10000000, 0x40000000
 """CLONE_NEWUSER and CLONE_NEWNET of Linux."""
 ALONE = "no network"
 FORBIDDEN = ("socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.fork", "os.system", "ctypes.", "shutil.", "pty.")
-INNER = ("state_dict", "params_ema", "params", "model")
+INNER = ("state_dict", "params_ema", "params", "model", "string_to_param")
 """Where files keep the tensors besides what was kept of the training."""
 
 

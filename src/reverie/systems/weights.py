@@ -160,6 +160,8 @@ def load_any(path: str | File) -> System | Part:
         raise UserError(f"{path} is a control of {name}, and makes no pictures alone: name that model")
     if "lora" in card:
         raise UserError(f"{path} is a change of the weights of a model, a LoRA: name the model, and this with --lora")
+    if "embedding" in card:
+        raise UserError(f"{path} holds words that were learnt: name the model, and this with --embedding")
     if (form := rebuild(card.get("format"), (), f"{path}: format", int)) > FORMAT:
         raise UserError(f"{path} has format {form}, newer than this version reads ({FORMAT}): update reverie")
     stamp = fingerprint(tensors)

@@ -23,6 +23,8 @@ from reverie.tasks.generate import Picture
 from reverie.tasks.settings import Settings, meant
 
 COMPARISON = "reverie-compare"  # the text of a picture that holds many, of several settings
+PUT_IN = ("loras", "embeddings")
+"""What was put into a model when it was opened."""
 LIMIT = 1_000_000  # characters of text read from a picture
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
@@ -32,7 +34,7 @@ class Made:
     """What a picture tells. model: its name, or the file as it was given. hash: of its weights, or the first ten digits.
 
     refiner: the model that drew the end of the way, likewise; "" for none. tasks: what was done besides drawing from words.
-    loras: changes of the model's weights, as they were given.
+    loras: changes of the model's weights, as they were given; embeddings: files of learnt words.
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class Made:
     refiner: str = ""
     tasks: tuple[Mapping[str, Any], ...] = ()
     loras: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
 
     def fits(self, system: System) -> bool:
         """Whether these are the weights that made it, as far as is known."""
@@ -89,7 +92,7 @@ def record(picture: Picture, system: System, model: str = "") -> dict[str, Any]:
 def source(system: System, model: str = "") -> dict[str, Any]:
     """Which model it was; model as in `record`."""
     made = {"name": system.name, "given": model or system.name, "hash": system.hash}
-    made |= {"loras": system.about["loras"]} if system.about.get("loras") else {}
+    made |= {what: system.about[what] for what in PUT_IN if system.about.get(what)}
     return made if system.refiner is None else made | {"refiner": system.refiner.about.get("given", system.refiner.name)}
 
 
@@ -146,7 +149,8 @@ def _ours(said: str, path: Path) -> Made:
         made = Settings(**settings | {"prompt": (settings["prompt"],), "guide": tuple(settings.get("guide", ()))})
         tasks = tuple(task for task in found.get("tasks", ()) if isinstance(task, Mapping))
         named = str(model.get("given") or model["name"]), str(model.get("hash", "")), str(model.get("refiner", ""))
-        return Made(made, *named, tasks, tuple(str(each["given"]) for each in model.get("loras", ())))
+        put_in = (tuple(dict.fromkeys(str(each["given"]) for each in model.get(what, ()))) for what in PUT_IN)
+        return Made(made, *named, tasks, *put_in)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its reverie settings are damaged ({error}); type them again") from None
 

@@ -151,7 +151,7 @@ class Session:
             if isinstance(made, System) and any(changes(made.denoiser)):
                 told = made.about.get("distilled", {})
                 base = {"name": told.get("teacher", ""), "hash": told.get("hash", "")}
-                save_lora(made.denoiser.net, path.with_name(path.name.replace("model", "lora")), base, made.about, made.defaults)
+                save_lora(made, path.with_name(path.name.replace("model", "lora")), base, made.about, made.defaults)
 
 
 def snapshots(folder: Path, width: float) -> list[Path]:

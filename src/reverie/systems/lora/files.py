@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from reverie.adapt.changes import Whole
 from reverie.adapt.lora import Changed, Lora, Site, misfit
@@ -21,7 +21,7 @@ from reverie.nets.lora import lora_state
 from reverie.nets.stack import Stack
 from reverie.systems.lora.peft import Told
 from reverie.systems.lora.pieces import Piece, pieces
-from reverie.systems.lora.places import GENERIC, places, weights
+from reverie.systems.lora.places import GENERIC, places, prefixes, weights
 from reverie.systems.system import Sampling, System
 from reverie.systems.weights import CARD, FORMAT, fingerprint
 
@@ -31,13 +31,25 @@ SHOWN = 4
 
 
 def save_lora(
-    net: nn.Module, path: str | Path, base: Mapping[str, str], about: Mapping[str, Any], drawn: Sampling | None = None
+    system: System,
+    path: str | Path,
+    base: Mapping[str, str],
+    about: Mapping[str, Any],
+    drawn: Sampling | None = None,
+    more: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes the low-rank changes (`nets.lora.adapt`) of a net. base: "name" and "hash" of its model; drawn: how, with them."""
+    """Writes the low-rank changes (`nets.lora.adapt`) of a system's net and encoder of words.
+
+    base: "name" and "hash" of its model; drawn: how, with them; more: other changes of the net, by layers.
+    """
     card: dict[str, Any] = {"format": FORMAT, "lora": {}, "base": dict(base), "about": dict(about)}
     if drawn is not None:
         card["defaults"] = asdict(drawn)
-    save_tensors(Path(path), {GENERIC + k: v for k, v in lora_state(net).items()}, {CARD: card})
+    net = lora_state(system.denoiser.net) | dict(more or {})
+    tensors = {GENERIC + k: v for k, v in net.items()}
+    for prefix, words in prefixes(system.prompt_encoder):
+        tensors |= {prefix + k: v for k, v in lora_state(words).items()}
+    save_tensors(Path(path), tensors, {CARD: card})
 
 
 def open_lora(path: str | Path, system: System, partial: bool = False) -> Lora:

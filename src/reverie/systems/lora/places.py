@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reverie.encode.clip import Clip
 from reverie.encode.t5 import T5
+from reverie.encode.words import Words
 from reverie.errors import UserError
 from reverie.nets.mmdit import MMDiTConfig
 from reverie.nets.pixart import PixArtConfig
@@ -31,6 +32,8 @@ DOTTED = ("", "unet.", "transformer.", "diffusion_model.", "model.diffusion_mode
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_", "lycoris_unet_", "lycoris_transformer_")
 GENERIC = "diffusion_model."
 """The prefix that ours are written with."""
+OWN = "text_encoders."
+"""That of an encoder which nobody else has."""
 ENCODERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "first": (("text_encoder.", "text_encoders.clip_l.transformer."), ("lora_te_", "lora_te1_", "lycoris_text_encoder_")),
     "second": (("text_encoder_2.", "text_encoders.clip_g.transformer."), ("lora_te2_",)),
@@ -59,6 +62,9 @@ def places(system: System) -> dict[str, Stack]:
     out: dict[str, Stack] = {}
     for layout in layouts(getattr(system.denoiser.net, "config", None)):
         out |= _named(net, layout, "net.", DOTTED, FLAT)
+    if isinstance(system.prompt_encoder, Words):
+        words = {k.removeprefix("encoder."): v for k, v in own.items() if k.startswith("encoder.")}
+        out |= _named(words, lambda key: key, "encoder.", (OWN,), ())
     for name, path, module in encoders(system.prompt_encoder):
         dotted, flat = ENCODERS[name]
         inside = {k: v for k, v in module.named_parameters()}
@@ -100,6 +106,15 @@ def encoders(encoder: Any, path: str = "") -> Iterator[tuple[str, str, nn.Module
         yield "first", f"{path}clip.net.", clip.net
     if isinstance(words := getattr(encoder, "t5", None), T5):
         yield "t5" if clips else "t5 as second", f"{path}t5.net.", words.net
+
+
+def prefixes(encoder: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The nets of words that learn with a model: what their layers are written behind, and they. T5 is not changed."""
+    if isinstance(encoder, Words):
+        yield OWN, encoder
+    for name, _, module in encoders(encoder):
+        if not name.startswith("t5") and not isinstance(encoder, T5):
+            yield ENCODERS[name][0][-1], module
 
 
 def _named(
