@@ -297,6 +297,19 @@ def test_remembered_words_change_no_bit(shelf, shuffle):
     assert all(torch.equal(v, made[1][k]) for k, v in made[0].items()) and any(v.any() for v in made[0].values())
 
 
+@pytest.mark.parametrize(
+    ("learns", "kept"), [({}, True), ({"word": "sks", "caption": "a sks man"}, False), ({"encoder": True}, False)]
+)
+def test_words_are_remembered_only_where_nothing_of_them_learns(shelf, learns, kept):
+    recipe = Adapting(name="x", model=str(shelf / "model.safetensors"), data=str(shelf / "own"), size=16, rank=2, **learns)
+    job = recipe.prepare(recipe.pictures())[1]
+    assert all(isinstance(part.encoder, Apart) is kept for part in job.jobs)
+    words = [p for name, p in job.module.named_parameters() if p.requires_grad]
+    for step in range(2):
+        job.loss(job.order(4, step, 0), Key(0, step)).mean().backward()
+    assert all(p.grad is not None for p in words)
+
+
 @torch.no_grad()
 def test_words_sound_the_same_alone_and_among_others():
     system = small_system()
