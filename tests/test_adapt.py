@@ -150,6 +150,26 @@ def test_what_is_written_is_what_was_learnt(place, tmp_path, capsys):
     torch.testing.assert_close(system.prompt_encoder.prompts(["a sks man"]).tokens, said, atol=1e-5, rtol=1e-5)
 
 
+def test_a_model_draws_first_what_it_is_not_to_forget(place, tmp_path, capsys):
+    words = ["--rank", "4", "--caption", "a man", "--updates", "4", "--prior", "3", "--prior-prompt", "red hair"]
+    learnt(place, tmp_path / "run", "dreambooth", *words)
+    said = capsys.readouterr().err
+    found = sorted((tmp_path / "run" / "prior").iterdir())
+    assert [file.name for file in found] == ["0000.png", "0001.png", "0002.png"]
+    recipe = stored(tmp_path / "run")
+    assert recipe["regular"] == str(tmp_path / "run" / "prior") and recipe["regular_caption"] == "red hair"
+    own = generate(load(place / "model.safetensors"), "red hair", seed=1)[0]
+    assert np.array_equal(np.asarray(Image.open(found[1])), np.asarray(own)), "as the model draws them"
+    assert "a step takes" in said and "each of 11 pictures some 1 times" in said
+    found[1].unlink()
+    stays = found[0].stat().st_mtime_ns
+    learnt(place, tmp_path / "run", "dreambooth", *words[:5], "6", "--resume")
+    assert not found[1].exists() and found[0].stat().st_mtime_ns == stays, "a run that goes on draws none"
+    with pytest.raises(SystemExit):
+        learnt(place, tmp_path / "other", "lora", "--prior", "3")
+    assert "give both" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

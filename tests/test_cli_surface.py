@@ -44,6 +44,7 @@ def test_commands():
         "train",
         "distill",
         "adapt",
+        "repro",
         "tune",
         "evaluate",
         "data",

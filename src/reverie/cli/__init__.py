@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a model: reverie train RECIPE --help",
     "distill": "a model that draws in a few steps, from one that takes many",
     "adapt": "your style or your thing: a LoRA from a handful of pictures",
+    "repro": "what was learnt, learnt again by the recipe inside its file, and compared",
     "tune": "fit a solver of few steps to a model",
     "evaluate": "measure a model: distances, agreement with the prompts, time",
     "data": "make or look at a set of pictures",

@@ -1,19 +1,29 @@
 """`reverie adapt lora --data DIR --model MODEL`: what a model learns from a handful of pictures."""
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
+from tqdm import tqdm
 
 from reverie.cli.learning import Learning, learn
+from reverie.data.album import Choices
+from reverie.data.captions import HOLE
+from reverie.data.kohya import TOML, batch_size
 from reverie.errors import UserError, nearest
-from reverie.systems.adapted import ALL, HOLE, Adapting
+from reverie.files import write_whole
+from reverie.systems.adapted import ALL, Adapting
 from reverie.systems.shipped import open_model
+from reverie.systems.system import System
 from reverie.systems.zipped import Zipper
+from reverie.tasks import generate
 
 PROG, ZIP = "reverie adapt", "zip"
+USUAL_BATCH = 8
 BIG = 100_000_000
 """Numbers of a net from which on it learns slowly."""
 READS = r"(cross|cross_attention|text\.heads)\.(k|v)$"
@@ -41,12 +51,14 @@ METHODS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(Learning):
+class Adapt(Learning, Choices):
     """What a model learns from a handful of pictures."""
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")] = "lora"
     data: str = ""
-    """A folder of pictures, with captions beside them or without."""
+    """A folder of pictures, with captions beside them or without; or a data set in kohya's TOML."""
+    batch: int = 0
+    """Pictures of a step; 0 = as the data set says, or 8."""
     model: str = "reverie-avatars"
     """The model that learns: shipped, or a file."""
     caption: str = ""
@@ -77,17 +89,32 @@ class Adapt(Learning):
     """Learning rate after the warm-up; 0 = what is usual of the method, less of big nets."""
     metadata: bool = True
     """The file says of itself what other tools read: modelspec and ss_ entries."""
+    prior: int = 0
+    """Pictures of --prior-prompt that the model draws first, so as not to forget them (prior preservation); see --regular."""
+    prior_prompt: str = ""
+    """What the thing is a kind of, as "a man" where a certain man is learnt."""
 
     @property
     def place(self) -> str:
-        return f"{self.method}-{Path(self.data or 'model').name}"
+        return f"{self.method}-{_name(self.data or 'model')}"
 
     @classmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-        return {name: recipe[name] for name in HELD if name in recipe} if {"model", "rank", "caption"} <= recipe.keys() else None
+        if not {"model", "rank", "caption"} <= recipe.keys():
+            return None
+        return {name: recipe[name] for name in (*HELD, *CHOICES) if name in recipe}
 
-    def recipe(self) -> Adapting:
-        """What is asked for."""
+    def ready(self, folder: Path) -> Self:
+        if not self.prior and not self.prior_prompt:
+            return self
+        if self.prior < 1 or not self.prior_prompt or self.regular:
+            raise UserError("--prior says how many pictures of --prior-prompt are drawn: give both, and no --regular, or neither")
+        self.check()
+        drawn(open_model(self.model), self.prior_prompt, self.prior, folder / "prior", self.seed)
+        return replace(self, regular=str(folder / "prior"), regular_caption=self.prior_prompt, prior=0, prior_prompt="")
+
+    def check(self) -> Way:
+        """What can be refused before anything is opened or drawn; the way that is asked for."""
         if self.method not in METHODS:
             raise UserError(f"no way to adapt a model is called '{self.method}'.{nearest(self.method, [*METHODS, ZIP])}")
         if not self.data:
@@ -95,22 +122,48 @@ class Adapt(Learning):
         way = METHODS[self.method]
         if way.word and not self.word:
             raise UserError(f"{self.method} teaches a word: say what it is called, as --word sks")
+        return way
+
+    def recipe(self) -> Adapting:
+        """What is asked for."""
+        way = self.check()
         base = open_model(self.model)
         if base.defaults.size[0] != base.defaults.size[1]:
             raise UserError(f"{base.name} draws {base.defaults.size}: only square pictures can be learnt")
         rank = way.rank if self.rank is None else self.rank
         usual = way.rates[sum(p.numel() for p in base.denoiser.net.parameters()) > BIG]
-        own = {name: getattr(self, name) for name in HELD if name not in ("rank", "whole", "caption")}
+        own = {name: getattr(self, name) for name in (*HELD, *CHOICES) if name not in ("rank", "whole", "caption")}
         return Adapting(
-            name=f"{base.name}-{Path(self.data).resolve().name}",
+            name=f"{base.name}-{_name(self.data)}",
             about=f"{base.name}, changed",
             size=base.defaults.size[0],
+            step=base.step,
             rank=rank,
             whole=self.whole or ("" if rank and not way.rank else way.whole),
             caption=self.caption or self.word or HOLE,
-            training=replace(self, rate=self.rate or usual).training(),
+            training=replace(self, rate=self.rate or usual, batch=self._batch()).training(),
             **own,
         )
+
+    def _batch(self) -> int:
+        """As it is asked for, else as the data set has it, else what is usual."""
+        told = batch_size(Path(self.data)) if not self.batch and self.data.lower().endswith(TOML) else None
+        return self.batch or (USUAL_BATCH if told is None else told)
+
+
+def drawn(system: System, prompt: str, count: int, folder: Path, seed: int) -> None:
+    """So many pictures of a prompt in a folder, as a model draws them; those that are there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    absent = [k for k in range(count) if not (folder / f"{k:04d}.png").exists()]
+    for k in tqdm(absent, "drawing what is not to be forgotten", file=sys.stderr, disable=not absent):
+        image = generate(system, prompt, seed=seed + k)[0]
+        write_whole(folder / f"{k:04d}.png", partial(image.save, format="PNG"))
+
+
+def _name(data: str) -> str:
+    """What a set of pictures is called: the name of its folder, or of its file."""
+    place = Path(data).resolve()
+    return place.stem if place.suffix.lower() == TOML else place.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +208,8 @@ HELD = (
     "vectors", "initial", "metadata",
 )  # fmt: skip
 """What is asked for that stands in the recipe."""
+CHOICES = tuple(f.name for f in fields(Choices))
+"""And how the pictures are seen."""
 ZIPS = ("model", "first", "second", "first_prompt", "second_prompt", "drawn", "overlap")
 """Likewise of two in one."""
 

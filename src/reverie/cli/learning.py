@@ -13,6 +13,8 @@ from reverie.cli.train import show
 from reverie.data.pictures import skipped
 from reverie.errors import UserError
 from reverie.tasks.train import Session, stored
+from reverie.train.estimate import advice, told, tried
+from reverie.train.mixed import Mixed
 from reverie.train.training import Training
 
 WRITTEN = ("lora.safetensors", "embedding.safetensors", "model.safetensors")
@@ -46,6 +48,10 @@ class Learning:
         """What is asked for; UserError where it cannot be."""
         raise NotImplementedError
 
+    def ready(self, folder: Path) -> Self:
+        """The same once what it needs beside its data is there, as pictures of its own that it draws first."""
+        return self
+
     @classmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         """What the run of a stored recipe was asked for, beside how long and how hard; None where another command began it."""
@@ -76,13 +82,17 @@ def learn(kind: type[Learning], arguments: Sequence[str], prog: str) -> None:
         asked = parse(kind, arguments, prog, kind.before(begun, folder, prog))
     if not 0 <= asked.threads <= 1024:
         raise UserError(f"--threads is {asked.threads}; give a positive number up to 1024, or 0 for all")
-    recipe = asked.recipe()
     if asked.threads:
         torch.set_num_threads(asked.threads)
+    recipe = asked.ready(folder).recipe()
     session = Session.open(recipe, folder, asked.resume)
     for line in skipped(session.problems):
         print(f"reverie: {line}", file=sys.stderr)
+    if isinstance(session.run.job, Mixed):
+        print(f"reverie: {told(tried(session.run), session.run, session.run.job.visits)}", file=sys.stderr)
     show(session)
+    if said := advice(session.folder / "log.jsonl"):
+        print(f"reverie: {said}", file=sys.stderr)
     for name in WRITTEN:
         if (path := session.folder / name).exists():
             print(path)

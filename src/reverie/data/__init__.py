@@ -1,5 +1,6 @@
 """Sets of pictures, and what is known of them. Importing this does not import torch."""
 
+from reverie.data.album import Album, Choices, open_album
 from reverie.data.avatar_attributes import HELD_OUT, STYLES, SUPPORT, VALUES, draw, held_out
 from reverie.data.avatar_words import PHRASES, VOCABULARY, caption, words
 from reverie.data.avatars import avatars, generate, generate_file
@@ -15,6 +16,8 @@ __all__ = [
     "SUPPORT",
     "VALUES",
     "VOCABULARY",
+    "Album",
+    "Choices",
     "Pictures",
     "avatars",
     "caption",
@@ -26,5 +29,6 @@ __all__ = [
     "generate_emoji",
     "generate_file",
     "held_out",
+    "open_album",
     "words",
 ]

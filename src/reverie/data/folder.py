@@ -3,7 +3,7 @@
 What says what a picture shows, looked for in this order:
 
 1. `metadata.jsonl` in the folder: one JSON object a line, {"file_name": "a.png", "text": "a caption"};
-2. a `.txt` file beside a picture, with the same name: its words are the caption;
+2. a `.txt` file beside a picture, with the same name: its words are the caption (where there is none, a `.caption` file);
 3. sub-folders with pictures in them, and beside them no picture that can be used: the name of the sub-folder is the class.
 
 A file that cannot be used is skipped and named in `Pictures.problems`, one line each, and the rest is read:
@@ -13,6 +13,8 @@ A file that cannot be used is skipped and named in `Pictures.problems`, one line
 - in a captioned folder: a picture without a caption, an empty caption, a caption that is not UTF-8;
 - a sub-folder with pictures where pictures that can be used lie beside it too;
 - a caption without its picture; a line of `metadata.jsonl` that is not such an object, or that leads out of the folder.
+
+`NAME.mask.png` beside a picture NAME is its mask (`masks.py`), and no picture.
 
 No folder, no picture that can be used, or a size below 1 is refused with UserError. Pictures are turned upright by their
 EXIF orientation, put on white where they are transparent, brought to 8-bit RGB (the first frame, if they are animated),
@@ -33,11 +35,13 @@ from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+CAPTIONS = (".txt", ".caption")
+MASK = ".mask"
 _MAX_CAPTION = 100_000  # bytes
 
 
 @dataclass
-class _Found:
+class Found:
     """Paths of pictures, with their captions or classes where there are some."""
 
     paths: list[Path] = field(default_factory=list)
@@ -59,11 +63,14 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if _is_picture(p))
+def pictures_in(folder: Path) -> list[Path]:
+    """The files that lie in it and are named as pictures, without the masks beside them."""
+    paths = sorted(p for p in folder.iterdir() if _is_picture(p))
+    masks = {f"{p.stem}{MASK}" for p in paths}
+    return [p for p in paths if p.stem not in masks]
 
 
-def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
+def _lines(folder: Path, problems: list[str], spare: str) -> Iterator[tuple[Path, str]]:
     name = folder / "metadata.jsonl"
     for number, line in enumerate(name.read_bytes().splitlines(), 1):
         if not line.strip():
@@ -72,7 +79,7 @@ def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
             row = json.loads(line)
             file_name, text = row["file_name"], row["text"]
             path = folder / file_name
-            text = str(text).strip() if isinstance(text, str) else ""
+            text = (text.strip() if isinstance(text, str) else "") or spare
             inside = path.resolve().is_relative_to(folder.resolve())
         except (ValueError, KeyError, TypeError, OSError, RecursionError):
             problems.append(f"{name}:{number}: not an object with file_name and text, skipped")
@@ -87,59 +94,65 @@ def _lines(folder: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
             yield path, text
 
 
-def _from_metadata(folder: Path) -> _Found:
-    found = _Found(texts=[])
-    for path, text in _lines(folder, found.problems):
+def _from_metadata(folder: Path, spare: str) -> Found:
+    found = Found(texts=[])
+    for path, text in _lines(folder, found.problems, spare):
         found.paths.append(path)
         found.texts.append(text)  # type: ignore[union-attr]
     told = set(found.paths)
     named = " ".join(found.problems)  # what was already complained of is not named twice
-    for path in _pictures_in(folder):
-        if path not in told and path.name not in named:
+    for path in pictures_in(folder):
+        if path not in told and spare:
+            found.paths.append(path)
+            found.texts.append(spare)  # type: ignore[union-attr]
+        elif path not in told and path.name not in named:
             found.problems.append(f"{path}: picture without a caption in metadata.jsonl, skipped")
     return found
 
 
-def _caption_of(path: Path) -> str:
-    """The caption beside a picture. Raises UserError where there is none to use."""
-    text = path.with_suffix(".txt")
+def _caption_of(path: Path, suffix: str, spare: str) -> str:
+    """The caption beside a picture, or `spare`. Raises UserError where there is none to use."""
+    text = path.with_suffix(suffix)
     if not text.is_file():
+        if spare:
+            return spare
         raise UserError(f"{path}: picture without a caption, skipped")
     try:
         with text.open("rb") as file:
             words = " ".join(file.read(_MAX_CAPTION).decode("utf-8-sig").split())
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{text}: caption is not UTF-8 text, {path.name} skipped") from None
-    if not words:
+    if not words and not spare:
         raise UserError(f"{text}: empty caption, {path.name} skipped")
-    return words
+    return words or spare
 
 
-def _from_texts(folder: Path, paths: list[Path]) -> _Found:
-    found = _Found(texts=[])
+def _from_texts(folder: Path, paths: list[Path], suffix: str, spare: str) -> Found:
+    found = Found(texts=[])
     for path in paths:
         try:
-            words = _caption_of(path)
+            words = _caption_of(path, suffix, spare)
         except UserError as problem:
             found.problems.append(str(problem))
             continue
         found.paths.append(path)
         found.texts.append(words)  # type: ignore[union-attr]
     stems = {p.stem for p in paths}
-    for text in sorted(folder.glob("*.txt")):
+    for text in sorted(p for p in folder.iterdir() if p.suffix == suffix):
         if text.stem not in stems:
             found.problems.append(f"{text}: caption without its picture, skipped")
     return found
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in it that are not hidden."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _from_classes(folder: Path) -> _Found:
-    found = _Found(classes=[])
-    for inner in _folders_in(folder):
-        paths = _pictures_in(inner)
+def _from_classes(folder: Path) -> Found:
+    found = Found(classes=[])
+    for inner in folders_in(folder):
+        paths = pictures_in(inner)
         if not paths:
             found.problems.append(f"{inner}: class folder without pictures, skipped")
         found.paths += paths
@@ -169,19 +182,26 @@ def _left_out(counts: dict[Path, int], first: Path, others: int) -> Iterator[str
         )
 
 
-def _look(folder: Path, max_pixels: int) -> _Found:
+def look(folder: Path, max_pixels: int = MAX_PIXELS, suffix: str = "", spare: str = "") -> Found:
+    """The pictures of a folder and what is said of them; none is decoded yet.
+
+    suffix: of the files with captions; '' = the first of `CAPTIONS` that lies beside a picture. spare: what is said of a picture
+    that has no caption, or an empty one.
+    """
     try:
         if (folder / "metadata.jsonl").is_file():
-            return _from_metadata(folder)
-        paths = _pictures_in(folder)
-        counts = {inner: count for inner in _folders_in(folder) if (count := len(_pictures_in(inner)))}
+            return _from_metadata(folder, spare)
+        paths = pictures_in(folder)
+        counts = {inner: count for inner in folders_in(folder) if (count := len(pictures_in(inner)))}
         first, strays = _first_good(paths, max_pixels) if counts else (None, [])
         if not paths or (counts and first is None):  # a broken file beside class folders is no reason to leave them out
             found = _from_classes(folder)
             found.problems += strays
             return found
-        told = any(p.with_suffix(".txt").is_file() for p in paths)
-        found = _from_texts(folder, paths) if told else _Found(paths=paths)
+        beside = [s for s in ((suffix,) if suffix else CAPTIONS) if any(p.with_suffix(s).is_file() for p in paths)]
+        found = _from_texts(folder, paths, beside[0], spare) if beside else Found(paths=paths)
+        if not beside and spare:
+            found.texts = [spare] * len(paths)
         if first:
             found.problems += _left_out(counts, first, len(paths) - 1)
         return found
@@ -201,7 +221,7 @@ def folder(path: str | Path, size: int = 64, max_pixels: int = MAX_PIXELS) -> Pi
         raise UserError(f"cannot scale pictures to {size} pixels: choose a size of 1 or more.")
     if not os.path.isdir(path):  # Path.is_dir raises in a folder that is not ours to read
         raise UserError(f"there is no folder {path}: name a folder of pictures.")
-    found = _look(path, max_pixels)
+    found = look(path, max_pixels)
     images, kept = [], []
     for row, file in enumerate(found.paths):
         try:

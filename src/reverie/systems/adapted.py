@@ -6,33 +6,32 @@ reverie adapt lora --data pictures --model reverie-avatars --minutes 10
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reverie.card import parse, rebuild
-from reverie.data.pictures import Pictures
+from reverie.data.album import Album, Choices, open_album
+from reverie.data.captions import HOLE
 from reverie.denoiser import Denoiser
 from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.nets.lora import adapt, changes
+from reverie.systems.albums import teaching
 from reverie.systems.embeddings import Embedding, readers, save_embedding, teach
 from reverie.systems.lora import save_lora
 from reverie.systems.lora.places import prefixes
-from reverie.systems.recipe import Preset, encode, prompt_of
+from reverie.systems.recipe import Preset
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
 from reverie.systems.weights import save
-from reverie.train.jobs import Diffusion, Prompt
 from reverie.train.loop import Job
 from reverie.train.objective import TIMES
 from reverie.train.training import Training
 
-HOLE = "{}"
-"""Where a caption goes in a template."""
 ALL = "."
 """The pattern of every layer: the whole net."""
 
@@ -72,7 +71,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapting(Preset):
+class Adapting(Preset, Choices):
     """What a model learns from a folder of pictures."""
 
     source: str = "folder"
@@ -104,10 +103,10 @@ class Adapting(Preset):
     """What is said of each picture, with its own caption in place of {}."""
     times: str = ""
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
-    drop: float = 0.1
-    """Share of captions replaced by the empty one."""
     metadata: bool = True
     """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
+    step: int = 0
+    """Sides of pictures are multiples of this; 0 = of what the model takes."""
     training: Training = field(
         default_factory=lambda: Training(batch=8, rate=1e-3, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
     )
@@ -119,11 +118,23 @@ class Adapting(Preset):
         samples = system.about.get("recipe", {}).get("samples", ()) or [""]
         return [self.caption.replace(HOLE, samples[i % len(samples)]).strip(" ,") for i in range(16)]
 
-    def prepare(self, pictures: Pictures) -> tuple[Adapted, Job]:
+    def pictures(self) -> Album:  # type: ignore[override]
+        """The data: a folder, or a data set in TOML, in sizes that the model takes."""
+        step = self.step or open_model(self.model).step
+        return open_album(self.data, (self.size, self.size), step, self, self.caption)
+
+    def card(self, pictures: Any = None) -> dict[str, Any]:
+        """What the file says: the record of its pictures, and of places nothing but the last name, for files are given away."""
+        about = super().card(pictures)
+        names = {where: Path(getattr(self, where)).name for where in ("data", "regular", "model")}
+        about |= {"recipe": {**about["recipe"], **names}, "version": version("reverie")}
+        return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
+
+    def prepare(self, pictures: Album) -> tuple[Adapted, Job]:
         """The model, which has learnt nothing yet, and the training job."""
         self._check(pictures)
         base = open_model(self.model)
-        train, held = self.split(pictures)
+        train, held = pictures.split(self.holdout(len(pictures)))
         torch.manual_seed(self.training.seed)
         for part in (base.denoiser, base.prompt_encoder):
             if isinstance(part, nn.Module):
@@ -135,16 +146,9 @@ class Adapting(Preset):
         before = {} if self.whole == ALL else {k: v.detach().clone() for k, v in net.named_parameters() if v.requires_grad}
         learns = nn.ModuleDict({"changes": self._changes(base, net, set(chosen)), "whole": chosen, "words": self._words(base)})
         base.denoiser.autocast = self.training.autocast
-        job = Diffusion(
-            base.denoiser,
-            encode(base.codec, train.images),
-            encode(base.codec, held.images),
-            times=rebuild(parse(self.times or usual_times(base)), TIMES, "times"),
-            encoder=base.prompt_encoder,
-            prompt=self._said(base, train),
-            held_prompt=self._said(base, held),
-            drop=self.drop,
-        )
+        times = rebuild(parse(self.times or usual_times(base)), TIMES, "times")
+        frozen = not (self.word or self.encoder)  # nothing of what is said changes while it learns
+        job = teaching(base, train, held, times=times, choices=self, batch=self.training.batch, frozen=frozen)
         job.module = learns  # which alone is trained, averaged and kept
         made = Adapted(
             system=base,
@@ -156,7 +160,7 @@ class Adapting(Preset):
         )
         return made, job
 
-    def _check(self, pictures: Pictures) -> None:
+    def _check(self, pictures: Album) -> None:
         """What can be refused before a model is opened."""
         if self.rank < 0 or self.alpha < 0:
             raise UserError(f"the rank of a LoRA is {self.rank} and its alpha {self.alpha:g}; neither is below 0")
@@ -173,7 +177,7 @@ class Adapting(Preset):
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(f"--{flag} is '{pattern}', which is no regular expression ({error})") from None
-        if len(pictures) < 2:
+        if len(pictures) < 2 and pictures.shots[0].held is None:
             raise UserError(f"{len(pictures)} picture: two are needed at least, one of which is held out to watch by")
 
     def _changes(self, base: System, net: nn.Module, chosen: Collection[nn.Module]) -> nn.ModuleList:
@@ -226,21 +230,6 @@ class Adapting(Preset):
         if not len(known):
             raise UserError(f"--initial '{self.initial}' holds no word that this model knows")
         return known[torch.arange(self.vectors) % len(known)]
-
-    def _said(self, base: System, pictures: Pictures) -> Prompt | None:
-        """What is said of picture i: its caption in the template, or the template alone."""
-        if base.prompt_encoder is None:
-            return None
-        own = prompt_of(pictures)
-        if isinstance(base.prompt_encoder, Classes):
-            return own
-        if pictures.caption is None:  # names of classes are the words of a folder without others
-            own = None
-
-        def said(i: int, rng: np.random.Generator) -> str:
-            return self.caption.replace(HOLE, str(own(i, rng)) if own else "").strip(" ,")
-
-        return said
 
 
 def usual_times(base: System) -> str:

@@ -100,7 +100,11 @@ class Preset:
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
         """(training, held out): never more than a tenth is held out."""
-        return pictures.split(min(self.training.holdout, max(1, len(pictures) // 10)))
+        return pictures.split(self.holdout(len(pictures)))
+
+    def holdout(self, count: int) -> int:
+        """How many of so many pictures are held out."""
+        return min(self.training.holdout, max(1, count // 10))
 
     def card(self, pictures: Pictures | None = None) -> dict[str, Any]:
         """What the file says of its making."""

@@ -142,7 +142,8 @@ class Session:
             return None
         path = self.folder / "model.safetensors"
         with self.run.averaged():
-            self._write(path, {"steps": self.run.step, "seconds": round(self.run.seconds)})
+            done = {"steps": self.run.step, "seconds": round(self.run.seconds)}
+            self._write(path, done if self.run.step == self.run.steps else {**done, "planned": self.run.steps})
         return path
 
     def _write(self, path: Path, about: Mapping[str, Any]) -> None:

@@ -25,7 +25,8 @@ View = Callable[[np.ndarray, np.random.Generator], Tensor]
 class Diffusion:
     """Trains a denoiser (and the encoder that conditions it) on points x0 (N, ...) of the diffusion's space.
 
-    prompt(i, rng) is what example i is called; it is dropped with probability `drop`, for classifier-free guidance.
+    prompt(i, rng) is what example i is called; it is dropped with probability `drop`, of all or (N,) of each, for classifier-free
+    guidance.
     rows: the examples of one round, some of them more than once; none = each of them once. view(i, rng) is what the net sees of
     examples i beside x_t, held_view of those that are held out.
     """
@@ -41,12 +42,12 @@ class Diffusion:
         encoder: Any = None,
         prompt: Prompt | None = None,
         held_prompt: Prompt | None = None,
-        drop: float = 0.1,
+        drop: float | np.ndarray = 0.1,
         rows: np.ndarray | None = None,
         view: View | None = None,
         held_view: View | None = None,
     ) -> None:
-        if not 0 <= drop <= 1:
+        if not (np.min(drop) >= 0 and np.max(drop) <= 1):
             raise UserError(f"objective: drop is {drop}; it is a share, at least 0 and at most 1")
         self.module = nn.ModuleDict({"denoiser": denoiser} | ({} if encoder is None else {"encoder": encoder}))
         self.denoiser, self.encoder, self.data, self.held = denoiser, encoder, data, held
@@ -62,12 +63,13 @@ class Diffusion:
 
     def given(self, index: np.ndarray, key: Key) -> tuple[Tensor, Tensor, Cond | None]:
         """Clean points, their noise, and what is said of them."""
-        x0 = self.data[torch.from_numpy(index)]
+        x0 = self.points(index, key)
         if x0.ndim == 4:  # convolutions on CPU run faster with the channels innermost
             x0 = x0.contiguous(memory_format=torch.channels_last)
         n = self._noise(x0, key)
         captions = key.numpy("caption")
-        dropped = captions.random(len(index)) < self.drop
+        drop = self.drop if isinstance(self.drop, float | int) else self.drop[index]
+        dropped = captions.random(len(index)) < drop
         said = (
             None
             if self.prompt is None
@@ -75,6 +77,10 @@ class Diffusion:
         )
         seen = None if self.view is None else self.view(index, key.numpy("seen"))
         return x0, n, self._cond(said, seen)
+
+    def points(self, index: np.ndarray, key: Key) -> Tensor:
+        """Clean points x0 of these examples, as a step sees them."""
+        return self.data[torch.from_numpy(index)]
 
     def _noise(self, x0: Tensor, key: Key) -> Tensor:
         rng = Rng((digest(key.seed, "noise", key.step),), dtype=x0.dtype, device=x0.device, whole=True)
@@ -99,8 +105,13 @@ class Diffusion:
             x0 = held[rows.start : rows.stop]
             see, seed = self.held_view, digest("seen", first)
             seen = None if see is None else see(np.arange(rows.start, rows.stop), np.random.default_rng(seed))
-            total += float(self.objective(self.denoiser, x0, t[rows.start : rows.stop], n, self._cond(said, seen)).sum())
+            cond, times = self._cond(said, seen), t[rows.start : rows.stop]
+            total += float(self.measured(np.arange(rows.start, rows.stop), x0, times, n, cond).sum())
         return total / len(held)
+
+    def measured(self, rows: np.ndarray, x0: Tensor, t: Tensor, n: Tensor, cond: Cond | None) -> Tensor:
+        """The loss per sample of these rows of what is held out."""
+        return self.objective(self.denoiser, x0, t, n, cond)
 
 
 class Enlarging:

@@ -77,6 +77,13 @@ class Showing(Protocol):
     def shown(self) -> Tensor: ...
 
 
+@runtime_checkable
+class Ordering(Protocol):
+    """A job that says itself which examples a step sees: a function of (seed, step) alone."""
+
+    def order(self, batch: int, step: int, seed: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Progress:
     """The state of a run after a step."""
@@ -136,7 +143,7 @@ class Run:
         key = Key(self.training.seed, self.step, self.step / self.steps if self.steps else 0.0)
         self.whole = False
         torch.manual_seed(digest(self.training.seed, "dropout", self.step) % 2**63)
-        loss = self.job.loss(order(self.job.size, self.training.batch, self.step, self.training.seed), key).mean()
+        loss = self.job.loss(self.index(), key).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
@@ -151,6 +158,13 @@ class Run:
         self.ema.update(self.job.module, self.step)
         self.whole = True
         return float(loss.detach())
+
+    def index(self) -> np.ndarray:
+        """The examples of the next step."""
+        batch, seed = self.training.batch, self.training.seed
+        if isinstance(self.job, Ordering):
+            return self.job.order(batch, self.step, seed)
+        return order(self.job.size, batch, self.step, seed)
 
     def skip(self) -> None:
         """A step without a finite gradient changes nothing; many in a row are the end."""

@@ -21,14 +21,28 @@ TimeLaw = Callable[[Path, Tensor], Tensor]  # the quantile function: u in (0, 1)
 
 
 def denoising(
-    model: Denoiser, x0: Tensor, t: Tensor, n: Tensor, cond: Cond | None = None, *, weight: Weight | None = None
+    model: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    n: Tensor,
+    cond: Cond | None = None,
+    *,
+    weight: Weight | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Loss per sample (B,), eq. (1); x0 and n (B, ...), t (B,) or ()."""
+    """Loss per sample (B,), eq. (1); x0 and n (B, ...), t (B,) or (). mask (B, 1, ...): how much each place counts in the mean."""
     t = time(t)
     a, b = model.rule(model.path, t)
     output = model.halves(model.path.mix(x0, n, t), t, cond)[0]
-    error = (output - like(a, x0) * x0 - like(b, x0) * n).square().flatten(1).mean(1)
+    error = (output - like(a, x0) * x0 - like(b, x0) * n).square()
+    error = error.flatten(1).mean(1) if mask is None else heeded(error, mask)
     return error if weight is None else error * weight(model, t).to(error)
+
+
+def heeded(error: Tensor, mask: Tensor) -> Tensor:
+    """The mean (B,) of error (B, C, ...) over the places of mask (B, 1, ...), by their shares; no mask is 0 everywhere."""
+    share = mask.to(error).expand_as(error).flatten(1)
+    return (share * error.flatten(1)).sum(1) / share.sum(1)
 
 
 def _of_x0(of_snr: Callable[[Denoiser, Tensor], Tensor]) -> Weight:
