@@ -27,7 +27,7 @@ from reverie.systems.lora.places import prefixes
 from reverie.systems.recipe import Preset
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
-from reverie.systems.weights import save
+from reverie.systems.weights import card, save
 from reverie.train.loop import Job
 from reverie.train.objective import TIMES
 from reverie.train.training import Training
@@ -38,7 +38,8 @@ ALL = "."
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """A model with what it learnt. before: chosen layers' tensors as they were; word: what it is called, '' = none."""
+    """A model with what it learnt. before: chosen tensors as they were, of which differences are written; whole: the model is
+    written instead; word: what it is called, '' = none."""
 
     system: System
     before: Mapping[str, Tensor] = field(default_factory=dict)
@@ -67,7 +68,8 @@ class Adapted:
         own = dict(self.system.denoiser.net.named_parameters())
         for key, was in self.before.items():
             layer, _, kind = key.rpartition(".")
-            yield f"{layer}.diff" + ("_b" if kind == "bias" else ""), own[key].detach() - was
+            name = f"{layer}.diff_b" if kind == "bias" else f"{layer}.diff" if kind == "weight" else f"{key}.diff"
+            yield name, own[key].detach() - was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,8 @@ class Adapting(Preset, Choices):
         if not isinstance(net, nn.Module):
             raise UserError(f"{base.name} has no net that could learn")
         chosen = self._chosen(base, net)
-        before = {} if self.whole == ALL else {k: v.detach().clone() for k, v in net.named_parameters() if v.requires_grad}
+        whole = self.whole == ALL and writable(base)
+        before = {} if whole else {k: v.detach().clone() for k, v in net.named_parameters() if v.requires_grad}
         learns = nn.ModuleDict({"changes": self._changes(base, net, set(chosen)), "whole": chosen, "words": self._words(base)})
         base.denoiser.autocast = self.training.autocast
         times = rebuild(parse(self.times or usual_times(base)), TIMES, "times")
@@ -154,7 +157,7 @@ class Adapting(Preset, Choices):
             system=base,
             before=before,
             word=self.word,
-            whole=self.whole == ALL,
+            whole=whole,
             metadata=self.metadata,
             about=self.card(pictures),
         )
@@ -230,6 +233,15 @@ class Adapting(Preset, Choices):
         if not len(known):
             raise UserError(f"--initial '{self.initial}' holds no word that this model knows")
         return known[torch.arange(self.vectors) % len(known)]
+
+
+def writable(base: System) -> bool:
+    """Whether a system can be written as a file of ours; what publishers keep in folders cannot."""
+    try:
+        card(base)
+    except UserError:
+        return False
+    return True
 
 
 def usual_times(base: System) -> str:

@@ -49,17 +49,18 @@ def read_embedding(path: str | Path, name: str = "", allow_pickle: bool = False)
     place = Path(path).expanduser()
     if pickles.is_pickle(place):
         pickles.refuse_unless(allow_pickle, place)
-        tensors = pickles.tensors(place)
+        tensors, said = pickles.tensors(place), dict[str, Any]()
     else:
-        tensors, _ = load_tensors(place)
+        tensors, said = load_tensors(place)
     tensors = {k: v[None] if v.ndim == 1 else v for k, v in tensors.items()}
     if not tensors or any(v.ndim != 2 or not v.is_floating_point() for v in tensors.values()):
-        said = telling.part(tensors)
-        raise UserError(f"{path} holds no words that were learnt; {said or f'it holds {len(tensors)} other tensors'}")
+        what = telling.part(tensors)
+        raise UserError(f"{path} holds no words that were learnt; {what or f'it holds {len(tensors)} other tensors'}")
     if rotten := [k for k, v in tensors.items() if not bool(v.isfinite().all())]:
         raise UserError(f"{path}: {rotten[0]} holds NaN or infinity: the training diverged or the file is damaged")
     if set(tensors) <= set(PAIR):
-        return [Embedding(name or place.stem, tensors)]
+        ours = said.get(CARD, {}).get("embedding") or [place.stem]  # which no key of a pair says
+        return [Embedding(name or str(ours[0]), tensors)]
     if len(tensors) > 1 and name:
         raise UserError(
             f"{path} holds {len(tensors)} words ({', '.join(sorted(tensors)[:4])}), which have their own names: leave out {name}="
