@@ -91,7 +91,9 @@ PARTS = {
 @pytest.mark.parametrize("what", PARTS)
 def test_a_part_is_called_what_it_is(what, tmp_path):
     save_file(named(*PARTS[what]), tmp_path / "part.safetensors")
-    with pytest.raises(UserError, match=rf"part.safetensors is no whole model; it is {what}.*(of the whole|this with --lora|this with --embedding)"):
+    with pytest.raises(
+        UserError, match=rf"part.safetensors is no whole model; it is {what}.*(of the whole|this with --lora|this with --embedding)"
+    ):
         open_file(tmp_path / "part.safetensors")
 
 

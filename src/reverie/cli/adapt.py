@@ -61,6 +61,8 @@ class Adapt(Learning, Choices):
     """Pictures of a step; 0 = as the data set says, or 8."""
     model: str = "reverie-avatars"
     """The model that learns: shipped, or a file."""
+    size: int = 0
+    """Pixels of a side of what is learnt; 0 = as the model draws."""
     caption: str = ""
     """What is said of each picture, its own caption in place of {}, as "{}, in the style of sks"; '' = its own, or the word."""
     rank: int | None = None
@@ -102,7 +104,7 @@ class Adapt(Learning, Choices):
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         if not {"model", "rank", "caption"} <= recipe.keys():
             return None
-        return {name: recipe[name] for name in (*HELD, *CHOICES) if name in recipe}
+        return {name: recipe[name] for name in ("size", *HELD, *CHOICES) if name in recipe}
 
     def ready(self, folder: Path) -> Self:
         if not self.prior and not self.prior_prompt:
@@ -128,15 +130,18 @@ class Adapt(Learning, Choices):
         """What is asked for."""
         way = self.check()
         base = open_model(self.model)
-        if base.defaults.size[0] != base.defaults.size[1]:
-            raise UserError(f"{base.name} draws {base.defaults.size}: only square pictures can be learnt")
+        height, width = base.defaults.size
+        if not self.size and height != width:
+            raise UserError(
+                f"{base.name} draws {width}x{height}: say how large the squares are that it is to learn, as --size {height}"
+            )
         rank = way.rank if self.rank is None else self.rank
         usual = way.rates[sum(p.numel() for p in base.denoiser.net.parameters()) > BIG]
         own = {name: getattr(self, name) for name in (*HELD, *CHOICES) if name not in ("rank", "whole", "caption")}
         return Adapting(
             name=f"{base.name}-{_name(self.data)}",
             about=f"{base.name}, changed",
-            size=base.defaults.size[0],
+            size=self.size or height,
             step=base.step,
             rank=rank,
             whole=self.whole or ("" if rank and not way.rank else way.whole),

@@ -8,7 +8,7 @@ so that a small mask makes an example no less important, and what it hides teach
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -80,7 +80,12 @@ class Sized(Diffusion):
         return torch.where(self._flips(index, key)[:, None, None, None], mask.flip(-1), mask)
 
     def _cond(self, said: Sequence[Any] | None, seen: Tensor | None) -> Cond | None:
-        return None if said is None or self.encoder is None else self.encoder.prompts(said, self.sides)
+        if said is None or self.encoder is None:
+            return None
+        cond: Cond = self.encoder.prompts(said, self.sides)
+        if self.denoiser.guided:  # pictures are what they are without guidance
+            cond = replace(cond, guidance=torch.ones(len(said)))
+        return cond
 
     def measured(self, rows: np.ndarray, x0: Tensor, t: Tensor, n: Tensor, cond: Cond | None) -> Tensor:
         mask = None if self.kept.mask is None else self.kept.mask[torch.from_numpy(rows)]
