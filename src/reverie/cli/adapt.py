@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,12 +14,10 @@ from reverie.data.album import Choices
 from reverie.data.captions import HOLE
 from reverie.data.kohya import TOML, batch_size
 from reverie.errors import UserError, nearest
-from reverie.files import write_whole
-from reverie.systems.adapted import ALL, Adapting
+from reverie.systems.adapted import ALL, Adapting, Parts
 from reverie.systems.shipped import open_model
-from reverie.systems.system import System
 from reverie.systems.zipped import Zipper
-from reverie.tasks import generate
+from reverie.tasks.prior import prior
 
 PROG, ZIP = "reverie adapt", "zip"
 USUAL_BATCH = 8
@@ -51,7 +48,7 @@ METHODS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(Learning, Choices):
+class Adapt(Learning, Choices, Parts):
     """What a model learns from a handful of pictures."""
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")] = "lora"
@@ -67,30 +64,8 @@ class Adapt(Learning, Choices):
     """What is said of each picture, its own caption in place of {}, as "{}, in the style of sks"; '' = its own, or the word."""
     rank: int | None = None
     """Of low-rank changes; none = 16 of lora and pivotal."""
-    alpha: float = 0.0
-    """The changes are alpha / rank times what is learnt; 0 = the rank."""
-    dropout: float = 0.0
-    """Share of a layer's input that its change does not see while it learns."""
-    lengths: bool = False
-    """The lengths of the rows of weights learn apart from their directions (DoRA)."""
-    convolutions: bool = False
-    """Convolutions have changes, too."""
-    encoder: bool = False
-    """So has the encoder of words."""
-    layers: str = ""
-    """Of the layers that have changes, a regular expression of which a part of their names fits; '' = all."""
-    whole: str = ""
-    """Likewise of layers whose weights themselves learn; '' = as is usual of the method."""
-    word: str = ""
-    """What a word that learns is called."""
-    vectors: int = 1
-    """Of the word."""
-    initial: str = ""
-    """Known words, of which the vectors begin as copies; '' = the middle of all words."""
     rate: float = 0.0
     """Learning rate after the warm-up; 0 = what is usual of the method, less of big nets."""
-    metadata: bool = True
-    """The file says of itself what other tools read: modelspec and ss_ entries."""
     prior: int = 0
     """Pictures of --prior-prompt that the model draws first, so as not to forget them (prior preservation); see --regular."""
     prior_prompt: str = ""
@@ -112,7 +87,9 @@ class Adapt(Learning, Choices):
         if self.prior < 1 or not self.prior_prompt or self.regular:
             raise UserError("--prior says how many pictures of --prior-prompt are drawn: give both, and no --regular, or neither")
         self.check()
-        drawn(open_model(self.model), self.prior_prompt, self.prior, folder / "prior", self.seed)
+        absent = prior(open_model(self.model), self.prior_prompt, self.prior, folder / "prior", self.seed)
+        for _ in tqdm(absent, "drawing what is not to be forgotten", self.prior, leave=False, file=sys.stderr):
+            continue
         return replace(self, regular=str(folder / "prior"), regular_caption=self.prior_prompt, prior=0, prior_prompt="")
 
     def check(self) -> Way:
@@ -154,15 +131,6 @@ class Adapt(Learning, Choices):
         """As it is asked for, else as the data set has it, else what is usual."""
         told = batch_size(Path(self.data)) if not self.batch and self.data.lower().endswith(TOML) else None
         return self.batch or (USUAL_BATCH if told is None else told)
-
-
-def drawn(system: System, prompt: str, count: int, folder: Path, seed: int) -> None:
-    """So many pictures of a prompt in a folder, as a model draws them; those that are there stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    absent = [k for k in range(count) if not (folder / f"{k:04d}.png").exists()]
-    for k in tqdm(absent, "drawing what is not to be forgotten", file=sys.stderr, disable=not absent):
-        image = generate(system, prompt, seed=seed + k)[0]
-        write_whole(folder / f"{k:04d}.png", partial(image.save, format="PNG"))
 
 
 def _name(data: str) -> str:
@@ -208,10 +176,7 @@ class AdaptZip(Learning):
         return Zipper(training=replace(self.training(), warmup=0), **{name: getattr(self, name) for name in ZIPS})
 
 
-HELD = (
-    "data", "model", "caption", "rank", "alpha", "dropout", "lengths", "convolutions", "encoder", "layers", "whole", "word",
-    "vectors", "initial", "metadata",
-)  # fmt: skip
+HELD = ("data", "model", "caption", "rank", *(f.name for f in fields(Parts)))
 """What is asked for that stands in the recipe."""
 CHOICES = tuple(f.name for f in fields(Choices))
 """And how the pictures are seen."""

@@ -1,6 +1,7 @@
 """What every command that teaches from a model is asked for, and how it goes: begun, shown, stopped, taken up again."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ WRITTEN = ("lora.safetensors", "embedding.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class Learning(ABC):
     """How long and how hard, and where the run lies."""
 
     minutes: float = 10.0
@@ -40,22 +41,22 @@ class Learning:
     """CPU threads; 0 = all."""
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """The name of its folder in runs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recipe(self) -> Any:
         """What is asked for; UserError where it cannot be."""
-        raise NotImplementedError
 
     def ready(self, folder: Path) -> Self:
         """The same once what it needs beside its data is there, as pictures of its own that it draws first."""
         return self
 
     @classmethod
+    @abstractmethod
     def begun(cls, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
         """What the run of a stored recipe was asked for, beside how long and how hard; None where another command began it."""
-        raise NotImplementedError
 
     @classmethod
     def before(cls, recipe: Mapping[str, Any], folder: Path, prog: str) -> Self:

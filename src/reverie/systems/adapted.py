@@ -4,8 +4,8 @@ reverie adapt lora --data pictures --model reverie-avatars --minutes 10
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Adapted:
                 path.with_name(path.name.replace("model", "embedding")), [Embedding(self.word, vectors)], base, self.about
             )
 
-    def _differences(self) -> Any:
+    def _differences(self) -> Iterator[tuple[str, Tensor]]:
         own = dict(self.system.denoiser.net.named_parameters())
         for key, was in self.before.items():
             layer, _, kind = key.rpartition(".")
@@ -73,14 +73,9 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapting(Preset, Choices):
-    """What a model learns from a folder of pictures."""
+class Parts:
+    """Which parts of a model learn, and how."""
 
-    source: str = "folder"
-    model: str
-    """Shipped, or a file."""
-    rank: int = 16
-    """Of low-rank changes of the net's layers; 0 = none."""
     alpha: float = 0.0
     """The changes are alpha / rank times what is learnt; 0 = the rank."""
     dropout: float = 0.0
@@ -101,12 +96,23 @@ class Adapting(Preset, Choices):
     """Of the word."""
     initial: str = ""
     """Known words, of which the vectors begin as copies; '' = the middle of all words."""
+    metadata: bool = True
+    """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapting(Preset, Choices, Parts):
+    """What a model learns from a folder of pictures."""
+
+    source: str = "folder"
+    model: str
+    """Shipped, or a file."""
+    rank: int = 16
+    """Of low-rank changes of the net's layers; 0 = none."""
     caption: str = HOLE
     """What is said of each picture, with its own caption in place of {}."""
     times: str = ""
     """The law of times; '' = that which the model learnt with, or the usual one of its process."""
-    metadata: bool = True
-    """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
     step: int = 0
     """Sides of pictures are multiples of this; 0 = of what the model takes."""
     training: Training = field(
@@ -136,6 +142,7 @@ class Adapting(Preset, Choices):
         """The model, which has learnt nothing yet, and the training job."""
         self._check(pictures)
         base = open_model(self.model)
+        base = replace(base, defaults=replace(base.defaults, size=(self.size, self.size)))  # what is drawn to watch by
         train, held = pictures.split(self.holdout(len(pictures)))
         torch.manual_seed(self.training.seed)
         for part in (base.denoiser, base.prompt_encoder):
