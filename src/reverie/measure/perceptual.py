@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.measure.features import lite0
+from reverie.encode.lite0 import net as lite0
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 STAGES = (0, 2, 4, 10)

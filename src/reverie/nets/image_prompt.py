@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import attend, expect, zeroed
+from reverie.nets.looking import Kind
 from reverie.nets.precision import Linear
 
 
@@ -24,8 +25,9 @@ class ImagePromptConfig:
     """The shape of an `ImagePromptNet`.
 
     kind: `projection` hears one vector of a picture, `resampler` what the encoder says of each place. embed: their width.
-    tokens: M. width: of the tokens, as of the text's. sites: widths of the cross-attentions, in the order in which the net comes to
-    them. hidden, heads, depth: of the resampler, whose heads are 64 wide, and its feed-forward `ratio` times as wide as it.
+    tokens: M. width: of the tokens, as of the text's. sites: widths of the attentions that look, in the order in which the net
+    comes to them. at: which these are; where there are none to text alone, those of the picture to text and itself, or to itself.
+    hidden, heads, depth: of the resampler, whose heads are 64 wide, and its feed-forward `ratio` times as wide as it.
     """
 
     kind: Literal["projection", "resampler"] = "projection"
@@ -33,6 +35,7 @@ class ImagePromptConfig:
     tokens: int = 4
     width: int = 768
     sites: tuple[int, ...]
+    at: Kind = "cross"
     hidden: int = 768
     heads: int = 12
     depth: int = 4

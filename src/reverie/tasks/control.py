@@ -71,7 +71,7 @@ def control(
 
 @remembers
 def image_prompt(net: str, image: str, weight: float = 1.0, start: float = 0.0, stop: float = 1.0, eye: str = "") -> Wish:
-    """An IP-Adapter, and the picture that it sees; eye: the folder of its image encoder."""
+    """An image prompt, of ours or an IP-Adapter, and the picture that it sees; eye: the folder of CLIP, where it sees by that."""
     return Wish(net, image, {"weight": weight, "start": start, "stop": stop}, eye=eye)
 
 
@@ -238,15 +238,15 @@ class Show:
         every = list(zip(self.prompts, seen, strict=True))
         said, unsaid = (torch.cat([see(p)(x) for p, x in every], 1) for see in (lambda p: p.tokens, lambda p: p.empty))
         count = len(start.said)
-        if start.cond is None:
-            raise UserError(f"{start.system.name} is told nothing, so that no picture can be a prompt")
 
         def told(cond: Cond, new: Tensor) -> Cond:
             new = new.expand(count, -1, -1)
             return replace(cond, images=new if cond.images is None else torch.cat([cond.images, new], 1))
 
         negative = None if start.negative is None else told(start.negative, unsaid)
-        return replace(start, cond=told(start.cond, said), negative=negative).adapt(partial(_prompted, prompts=self.prompts))
+        return replace(start, cond=told(start.cond or Cond(), said), negative=negative).adapt(
+            partial(_prompted, prompts=self.prompts)
+        )
 
 
 def _prompted(model: Any, prompts: tuple[ImagePrompt, ...]) -> ImagePrompted:

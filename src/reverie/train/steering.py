@@ -1,4 +1,4 @@
-"""Training of controls: the model around which they stand stays as it is (Zhang et al., ControlNet, arXiv:2302.05543)."""
+"""Training of controls (ControlNet, arXiv:2302.05543) and image prompts: the model around which they stand stays as it is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from reverie.denoiser import Cond
 from reverie.process.grids import karras
 from reverie.rng import Rng, digest
 from reverie.solve import Exponential, sample
-from reverie.train.jobs import Diffusion
+from reverie.train.jobs import Diffusion, Prompt
 
 
 class Steering(Diffusion):
@@ -27,26 +27,59 @@ class Steering(Diffusion):
         for part in parts or (learnt,):
             part.requires_grad_(True)
         self.module = nn.ModuleDict({"control": learnt})
-        self.codec = codec
+        self.learnt, self.codec = learnt, codec
 
     def _cond(self, said: Sequence[Any] | None, seen: Tensor | None) -> Cond | None:
         with torch.no_grad():
             cond = super()._cond(said, None)
-        return cond if seen is None else replace(cond or Cond(), hints=(seen,))
+        return cond if seen is None else self._heard(cond or Cond(), seen)
+
+    def _heard(self, cond: Cond, seen: Tensor) -> Cond:
+        """What is said, with what is seen."""
+        return replace(cond, hints=(seen,))
 
     @torch.no_grad()
     def shown(self) -> Tensor:
         """(24, C, H, W): hints of held-out pictures, what is drawn from them and their words, and the pictures."""
-        count = min(self.COUNT, len(self.held))
+        seen = self._seen()
+        drawn = self._drawn(seen, self.held_prompt)
+        return torch.cat([_first(seen)[:, : drawn.shape[1]], drawn, self._whole()])
+
+    def _seen(self) -> Tensor:
         assert self.held_view is not None
-        rngs = [np.random.default_rng(digest("shown", k)) for k in range(count)]
-        said = None if self.held_prompt is None else [self.held_prompt(k, rng) for k, rng in enumerate(rngs)]
-        seen = self.held_view(np.arange(count), rngs[0])
-        path, rng = self.denoiser.path, Rng.of(0, count)
-        x = path.prior(self.held[:count].shape, rng=rng, spread=1.0)
+        return self.held_view(np.arange(self._count), np.random.default_rng(digest("shown", 0)))
+
+    @property
+    def _count(self) -> int:
+        return min(self.COUNT, len(self.held))
+
+    def _drawn(self, seen: Tensor, prompt: Prompt | None) -> Tensor:
+        """What is drawn of held-out pictures."""
+        rows = range(self._count)
+        said = None if prompt is None else [prompt(k, np.random.default_rng(digest("shown", k))) for k in rows]
+        path, rng = self.denoiser.path, Rng.of(0, len(rows))
+        x = path.prior(self.held[: len(rows)].shape, rng=rng, spread=1.0)
         made = sample(self.denoiser, x, karras(smallest=0.02)(path, self.STEPS), Exponential(2), cond=self._cond(said, seen))
-        drawn, whole = self.codec.decode(made), self.codec.decode(self.held[:count])
-        return torch.cat([_first(seen)[:, : drawn.shape[1]], drawn, whole])
+        drawn: Tensor = self.codec.decode(made)
+        return drawn
+
+    def _whole(self) -> Tensor:
+        whole: Tensor = self.codec.decode(self.held[: self._count])
+        return whole
+
+
+class Prompting(Steering):
+    """A `Steering` by pictures as prompts (`ImagePrompted`): what is seen is what an encoder of pictures said of each."""
+
+    def _heard(self, cond: Cond, seen: Tensor) -> Cond:
+        return replace(cond, images=self.learnt(seen))
+
+    @torch.no_grad()
+    def shown(self) -> Tensor:
+        """(24, C, H, W): held-out pictures, and what is drawn from them without words, and with theirs."""
+        seen = self._seen()
+        mute = None if self.held_prompt is None else lambda row, rng: ""
+        return torch.cat([self._whole(), self._drawn(seen, mute), self._drawn(seen, self.held_prompt)])
 
 
 def _first(seen: Tensor) -> Tensor:

@@ -1,19 +1,27 @@
-"""IP-Adapters of Stable Diffusion 1 and XL by the names of their authors (arXiv:2308.06721), the base and the plus variants."""
+"""Image prompts (IP-Adapter, arXiv:2308.06721): encoders of pictures, the attentions that a model has for them, and the names by
+which their authors write the base and the plus variants of Stable Diffusion 1 and XL."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from reverie.adapt.image_prompt import sites as sites_of
+from reverie.card import rebuild, remembers
 from reverie.encode import from_folder
 from reverie.encode.clip_vision import ClipVision
 from reverie.encode.from_tensors import completed
+from reverie.encode.lite0 import lite0
 from reverie.errors import UserError
 from reverie.nets.image_prompt import ImagePromptConfig
+from reverie.nets.looking import Kind
 from reverie.nets.unet import UNetConfig
 from reverie.systems.building import building, numbered
 from reverie.systems.folders import Folder
 from reverie.systems.names import Layout, filled, renamed
+from reverie.systems.system import System
 
 MARK = "ip_adapter.1.to_k_ip.weight"
 LINEAR, QUERIES = "image_proj.proj.weight", "image_proj.latents"
@@ -101,9 +109,16 @@ def named(c: ImagePromptConfig, base: UNetConfig) -> Layout:
     return lambda key: key.replace("tokens.norm.", last) if key.startswith("tokens.norm.") else rest(key)
 
 
-def eye(folder: Path, partial: bool = False) -> ClipVision:
+@remembers
+def clip(folder: str) -> ClipVision:
     """CLIP's image encoder from a folder of transformers' layout; UserError where it is damaged or none."""
+    return _clip(Path(folder))
+
+
+def _clip(folder: Path, partial: bool = False) -> ClipVision:
     folder = folder.resolve()
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not there: an IP-Adapter needs the image encoder that it was trained with; name its folder")
     whole = Folder(folder.parent)
     whole.json(f"{folder.name}/config.json")
     tensors = whole.tensors(folder.name)
@@ -116,7 +131,33 @@ def eye(folder: Path, partial: bool = False) -> ClipVision:
     return ClipVision(net)
 
 
-def check_eye(seen: ClipVision, c: ImagePromptConfig, what: str, folder: Path) -> None:
+EYES = (lite0, clip)
+"""Encoders of pictures, written as calls."""
+
+
+def seeing(card: Mapping[str, Any], folder: Path, where: str, partial: bool = False) -> Any:
+    """The encoder of a card; CLIP's lies in a folder, which files do not name."""
+    if card.get("name") == "clip":
+        return _clip(folder, partial)
+    return rebuild(card, EYES, f"{where}: about.eye")
+
+
+def check_sites(c: ImagePromptConfig, base: System, what: str) -> None:
+    """UserError unless the adapter looks in at the attentions that the model has."""
+    at, widths = attentions(base)
+    if (c.at, c.sites) != (at, widths):
+        said = f"{len(c.sites)} attentions ({c.at}, {max(c.sites)} wide), and {base.name} has {len(widths)} ({at}, {max(widths)})"
+        raise UserError(f"{what} looks in at {said}: name the model that it was trained on")
+
+
+def attentions(base: System) -> tuple[Kind, tuple[int, ...]]:
+    """Those of a system at which an image prompt looks in, by asking it once."""
+    model, encoder = base.denoiser, base.prompt_encoder
+    x = torch.zeros(1, *base.codec.shape(*base.defaults.size), device=model.place)
+    return sites_of(model, x, None if encoder is None else encoder.prompts([""]))
+
+
+def check_eye(seen: Any, c: ImagePromptConfig, what: str, folder: Path) -> None:
     """UserError unless the adapter reads what this encoder says."""
     if (width := seen.width(c.kind == "resampler")) != c.embed:
         raise UserError(

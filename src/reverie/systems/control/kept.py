@@ -1,4 +1,4 @@
-"""Controls of ours as files: one `.safetensors`, whose card says what they are and of which model.
+"""Controls and image prompts of ours as files: one `.safetensors`, whose card says what they are and of which model.
 
 card = {"format", "control": the shape of the net, "base": {"name", "hash"} of the model, "about": what is said of it}.
 """
@@ -17,6 +17,7 @@ from reverie.errors import UserError
 from reverie.files import load_tensors, metadata, save_tensors
 from reverie.nets.control import ControlNet, ControlNetConfig
 from reverie.nets.control_transformer import ControlTransformer, ControlTransformerConfig
+from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
 from reverie.nets.lora import merged_state
 from reverie.nets.t2i import T2IAdapter, T2IConfig
 from reverie.systems.system import System
@@ -27,8 +28,9 @@ NETS: dict[type, type[nn.Module]] = {
     ControlNetConfig: ControlNet,
     ControlTransformerConfig: ControlTransformer,
     T2IConfig: T2IAdapter,
+    ImagePromptConfig: ImagePromptNet,
 }
-"""What a control may be: one line each."""
+"""What stands beside a model may be: one line each."""
 
 
 def save_control(
@@ -50,10 +52,19 @@ def save_control(
 
 def kinds(path: Path) -> tuple[tuple[str, ...], str]:
     """The kinds of hints of a control that hears several, and that of one that hears one; empty where it is not said."""
-    about = json.loads(metadata(path)[CARD])["about"]  # which `load_control` has read
-    about = about if isinstance(about, dict) else {}
+    about = _about(path)
     several = tuple(rebuild(about.get("hints", ()), (), f"{path}: about.hints", Sequence[str]))
     return several, rebuild(about.get("hint", ""), (), f"{path}: about.hint", str)
+
+
+def eye(path: Path) -> dict[str, Any]:
+    """The card of the encoder of pictures of an image prompt."""
+    return rebuild(_about(path).get("eye", {}), (), f"{path}: about.eye", dict[str, Any])
+
+
+def _about(path: Path) -> dict[str, Any]:
+    about = json.loads(metadata(path)[CARD])["about"]  # which `load_control` has read
+    return about if isinstance(about, dict) else {}
 
 
 def load_control(path: Path, base: System) -> Any:

@@ -53,6 +53,8 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
         net = _of_folder(place.resolve(), base, opening)
     elif not pickles.is_pickle(place) and CARD in metadata(place):
         net = kept.load_control(place, base)
+        if isinstance(net, ImagePromptNet):
+            raise UserError(f"{path} reads a picture as a prompt, and is no control: ask for it as image_prompt(net=...)")
         kinds, hint = kept.kinds(place)
     else:
         net = _of_file(Single(place, opening), base)
@@ -206,16 +208,37 @@ def _placed(net: nn.Module, base: System) -> None:
 def open_image_prompt(
     path: str | Path, base: System, encoder: str | Path = "", opening: Opening = USUAL, **when: Any
 ) -> ImagePrompt:
-    """The IP-Adapter in a file, with the image encoder in a folder, ready for use with the system.
+    """An image prompt adapter with the encoder of its pictures, ready for use with the system.
 
-    encoder: a folder of transformers' layout; where none is named, `image_encoder` beside the file. when: weight, start and stop,
-    as of `ImagePrompt`. UserError as of `open_control`.
+    One of ours, a run or a file; or an IP-Adapter in a file. encoder: a folder of transformers' layout with CLIP's image encoder;
+    where none is named, `image_encoder` beside the file. when: weight, start and stop, as of `ImagePrompt`. UserError as of
+    `open_control`.
     """
-    place, where = Path(path).expanduser(), str(path)
-    if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):
-        raise UserError(f"{where} is the run of a control, which is no IP-Adapter: open it as control(net=...)")
-    file = Single(place, opening)
+    place = Path(path).expanduser()
     opening.check()
+    if os.path.isdir(place) and os.path.isfile(place / "model.safetensors"):  # the folder of a run
+        place = place / "model.safetensors"
+    folder = Path(encoder) if encoder else place.parent / "image_encoder"
+    if not pickles.is_pickle(place) and CARD in metadata(place):
+        net, card = kept.load_control(place, base), kept.eye(place)
+        if not isinstance(net, ImagePromptNet):
+            raise UserError(f"{path} is a control, which follows a hint of a picture: ask for it as control(net=...)")
+        image_prompt.check_sites(net.config, base, str(path))
+    else:
+        net, card = _ip_adapter(Single(place, opening), base, str(path)), {"name": "clip"}
+    eye = image_prompt.seeing(card, folder, str(path), opening.partial)
+    image_prompt.check_eye(eye, net.config, str(path), folder)
+    _placed(net.k, base)
+    _placed(net.v, base)
+    for part in (net.tokens, eye):  # once a picture: in float32
+        part.float().to(base.denoiser.place)
+    eye.place = base.denoiser.place
+    name = place.parent.name if place.name == "model.safetensors" else place.stem
+    return ImagePrompt(**{"name": name, **when}, net=net, eye=eye)
+
+
+def _ip_adapter(file: Single, base: System, where: str) -> ImagePromptNet:
+    """By the names of its authors."""
     if image_prompt.MARK not in file.tensors:
         raise UserError(f"{where} is no IP-Adapter: it has no {image_prompt.MARK}")
     net = _needed(base, UNet, where)
@@ -223,15 +246,4 @@ def open_image_prompt(
         config = image_prompt.config(file.shapes, net.config, where)
         made = ImagePromptNet(config)
     tensors = {k: v for k, v in file.tensors.items() if k.startswith(("image_proj.", "ip_adapter."))}
-    filled(made, tensors, image_prompt.named(config, net.config), where, opening.partial)
-    folder = Path(encoder) if encoder else file.path.parent / "image_encoder"
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not there: an IP-Adapter needs the image encoder that it was trained with; name its folder")
-    eye = image_prompt.eye(folder, opening.partial)
-    image_prompt.check_eye(eye, config, where, folder)
-    _placed(made.k, base)
-    _placed(made.v, base)
-    for part in (made.tokens, eye):  # once a picture: in float32
-        part.float().to(base.denoiser.place)
-    eye.place = base.denoiser.place
-    return ImagePrompt(**{"name": file.path.stem, **when}, net=made, eye=eye)
+    return filled(made, tensors, image_prompt.named(config, net.config), where, file.opening.partial)

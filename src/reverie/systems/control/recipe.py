@@ -10,7 +10,8 @@ control, by what the pictures show (ControlNet++, arXiv:2404.07987), or by low-r
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +23,25 @@ from reverie.adapt import Control, Controlled
 from reverie.card import parse, rebuild
 from reverie.data.hints import HINTS
 from reverie.data.kinds import CHANNELS, only
-from reverie.data.pictures import Pictures
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.lora import adapt, changes
 from reverie.nets.unet import UNet
-from reverie.systems.control.kept import kinds, load_control, save_control
+from reverie.systems.control.beside import Beside
+from reverie.systems.control.kept import kinds, load_control
 from reverie.systems.control.opening import SHIPPED
-from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
-from reverie.systems.shipped import place
 from reverie.systems.system import System
-from reverie.systems.weights import load
 from reverie.train.jobs import View, to_signal
-from reverie.train.loop import Job
-from reverie.train.objective import TIMES
 from reverie.train.rewarding import REWARDS, Rewarding
 from reverie.train.steering import Steering
 from reverie.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A control with the model that it belongs to."""
-
-    control: Any
-    base: System
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, path: Path) -> None:
-        """The control alone."""
-        save_control(self.control, path, self.base, self.about)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlRecipe(Preset):
+class ControlRecipe(Beside):
     """A control of a model of ours, by one kind of hint or by several."""
 
-    base: str = "reverie-avatars"
-    """The model: shipped, or a file."""
     hint: str = "edges()"
     """What is drawn of each picture and shown: edges(), sketch(), shading(), regions(), low(), palette()."""
     hints: tuple[str, ...] = ()
@@ -80,48 +61,31 @@ class ControlRecipe(Preset):
     """The most noise, sigma / alpha, at which it is."""
     blocks: int = 0
     """How many blocks of a transformer are copied; 0 = half."""
-    drop: float = 0.5
-    """Share of prompts replaced by the empty one, so that the hint must be heeded (arXiv:2302.05543, section 3.3)."""
-    times: str = "log_normal(mean=-0.6, deviation=1.4)"
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Of hints, whether one or several."""
         return self.hints or (self.hint,)
 
-    def prepare(self, pictures: Pictures) -> tuple[Trained, Job]:
-        """A fresh control for the model, or one that goes on from another, and its training job."""
-        self._check()
-        train, held = self.split(pictures)
-        base = load(place(self.base))
-        if base.defaults.size != (self.size, self.size):
-            drawn = base.defaults.size[1]
-            raise UserError(f"{self.base} draws {drawn} pixels, and the pictures have {self.size}: give that --size")
-        torch.manual_seed(self.training.seed)
-        control: Any = self._begun(base) if self.begin else self._fresh(base)
-        base.denoiser.autocast = self.training.autocast
-        channels_last(base.denoiser)
-        channels_last(control)
-        learnt = [*changes(control), control.hint, *control.silence()] if self.rank else []
-        job = self._kind()(
-            Controlled(base.denoiser, [Control(net=control, name=self.name)]),
-            encode(base.codec, train.images),
-            encode(base.codec, held.images),
-            learnt=control,
-            parts=learnt,
-            encoder=base.prompt_encoder,
-            prompt=prompt_of(train),
-            held_prompt=prompt_of(held),
-            view=self._hints(train.images),
-            held_view=self._hints(held.images),
-            times=rebuild(parse(self.times), TIMES, "times"),
-            drop=self.drop,
-            codec=base.codec,
-        )
-        shown: dict[str, Any] = {"hints": list(self.hints)} if self.hints else {"hint": self.hint}
-        return Trained(control=control, base=base, about=self.card(pictures) | shown), job
+    def made(self, base: System) -> nn.Module:
+        """A fresh control, or one that goes on from another."""
+        made: nn.Module = self._begun(base) if self.begin else self._fresh(base)
+        return made
 
-    def _check(self) -> None:
+    def job(self, net: Any, base: System) -> Callable[..., Steering]:
+        """By its loss, and what its pictures show."""
+        named: dict[str, Any] = {"learnt": net, "parts": [*changes(net), net.hint, *net.silence()] if self.rank else []}
+        kind: Any = Steering
+        if self.reward:
+            reward = rebuild(parse(self.reward), REWARDS, "reward")
+            kind, named = Rewarding, named | {"reward": reward, "weight": self.reward_weight, "light": self.light}
+        return partial(kind, Controlled(base.denoiser, [Control(net=net, name=self.name)]), **named)
+
+    def shown(self) -> dict[str, Any]:
+        """Kinds of hints."""
+        return {"hints": list(self.hints)} if self.hints else {"hint": self.hint}
+
+    def check(self) -> None:
         """UserError for what does not go together."""
         names = [parse(kind)["name"] for kind in self.kinds]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -137,16 +101,6 @@ class ControlRecipe(Preset):
             raise UserError(f"{what} changes a control that is trained: name its run or file with --begin")
         if self.reward and self.hints:
             raise UserError("--reward is of one kind of hint: give --hint in place of --hints")
-
-    def _kind(self) -> Callable[..., Steering]:
-        if not self.reward:
-            return Steering
-
-        def job(*given: Any, **named: Any) -> Steering:
-            reward = rebuild(parse(self.reward), REWARDS, "reward")
-            return Rewarding(*given, reward=reward, weight=self.reward_weight, light=self.light, **named)
-
-        return job
 
     def _fresh(self, base: System) -> Any:
         """A silent control of the model."""
@@ -187,7 +141,7 @@ class ControlRecipe(Preset):
         made.load_state_dict(control.state_dict() | {"hint.stem.weight": stem})
         return made
 
-    def _hints(self, images: np.ndarray) -> View:
+    def view(self, images: np.ndarray) -> View:
         """The hints (B, 3 K, H, W) of pictures uint8 (N, C, H, W), drawn when first asked for; some of several left out."""
         draws, shape = [rebuild(parse(kind), HINTS, "hint") for kind in self.kinds], (CHANNELS, *images.shape[2:])
         known = np.zeros((len(images), CHANNELS * len(draws), *shape[1:]), np.uint8)
