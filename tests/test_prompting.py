@@ -19,7 +19,7 @@ from reverie.nets.dit import DiT, DiTConfig
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, save
 from reverie.systems.control import open_control, open_image_prompt
-from reverie.systems.control.opening import SHIPPED
+from reverie.systems.control.kept import SHIPPED
 from reverie.systems.weights import load
 from reverie.tasks import generate
 from reverie.tasks.control import Show

@@ -16,13 +16,14 @@ from reverie.encode import Classes, Concepts
 from reverie.errors import UserError
 from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
-from reverie.systems.control import open_control
-from reverie.systems.control.recipe import Trained
+from reverie.systems.control import open_control, open_image_prompt
+from reverie.systems.control.beside import Trained
+from reverie.systems.control.prompting import ImagePromptRecipe
 from reverie.systems.recipes import RECIPES
 from reverie.systems.system import Part, System
 from reverie.systems.weights import load_any, save
 from reverie.tasks.cascade import Enlarge
-from reverie.tasks.control import Steer
+from reverie.tasks.control import Show, Steer
 from reverie.tasks.generate import generate
 from reverie.tasks.mend import Mend
 from reverie.tasks.train import Session
@@ -77,8 +78,12 @@ def test_every_recipe_trains(name, places, tmp_path):
     session = Session.open(recipe, tmp_path, resume=False)
     assert all(np.isfinite(now.loss) for now in session) and session.run.step == 2
     if isinstance(session.system, Trained):
-        again = open_control(tmp_path, session.system.base)
-        assert again.net.config == session.system.control.config
+        what = open_image_prompt if isinstance(recipe, ImagePromptRecipe) else open_control
+        again = what(tmp_path / "palette.safetensors" if getattr(recipe, "shared", 0) else tmp_path, session.system.base)
+        assert again.net.config == session.system.net.config
+        if isinstance(recipe, ImagePromptRecipe):
+            assert len(generate(session.system.base, "", tasks=[Show((again,), (Image.new("RGB", (9, 9)),))], steps=1)) == 1
+            return
         told = Steer((again,), (Image.new("RGB", (64, 64), "red"),), recipe.hints[:1])
         assert len(generate(session.system.base, "", tasks=[told], steps=1)) == 1
         return

@@ -11,7 +11,7 @@ learnt, B A is added to W for good. With lengths m, one of each row of W (DoRA, 
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,24 @@ class LowRank(nn.Module):
         return self.length / size
 
 
+class Several(nn.Module):
+    """Changes of one layer, of which that of number `which` acts."""
+
+    def __init__(self, every: Sequence[LowRank]) -> None:
+        super().__init__()
+        self.every, self.which = nn.ModuleList(every), 0
+
+    @property
+    def acting(self) -> LowRank:
+        """It."""
+        found = self.every[self.which]
+        assert isinstance(found, LowRank)
+        return found
+
+    def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self.acting(layer, x, y)
+
+
 def _shaped(value: Any, layer: nn.Module, y: Tensor) -> Tensor:
     """A number per row of W, to stand beside y; none is 0."""
     if value is None:
@@ -89,7 +107,7 @@ def lengths_of(own: Tensor) -> Tensor:
 def fits(layer: nn.Module, convolutions: bool = False) -> bool:
     """Whether a layer can be changed so, and is not yet."""
     kind = isinstance(layer, nn.Linear) or (convolutions and isinstance(layer, CONVOLUTIONS) and layer.groups == 1)
-    return kind and not isinstance(getattr(layer, "change", None), LowRank)
+    return kind and not isinstance(getattr(layer, "change", None), (LowRank, Several))
 
 
 def adapt(
@@ -102,18 +120,27 @@ def adapt(
     convolutions: bool = False,
     layers: str = "",
     without: Collection[nn.Module] = (),
+    several: int = 0,
 ) -> int:
     """Gives every linear layer within, which has none yet, an A and a B, of rank r or as high as it allows; how many they are.
 
     convolutions: those, too, which are not in groups. layers: a regular expression, which some part of a layer's name fits.
-    without: layers that have none.
+    without: layers that have none. several: so many of each, of which `choose` says which acts.
     """
     every = [layer for name, layer in module.named_modules() if fits(layer, convolutions) and re.search(layers, name)]
     named = [layer for layer in every if layer not in without]
     for layer in named:
         most = min(weight(layer).shape[:2])
-        beside(layer, LowRank(layer, min(rank, most), alpha, dropout, lengths).to(weight(layer).device))
+        made = [LowRank(layer, min(rank, most), alpha, dropout, lengths) for _ in range(several or 1)]
+        beside(layer, (Several(made) if several else made[0]).to(weight(layer).device))
     return len(named)
+
+
+def choose(module: nn.Module, which: int) -> None:
+    """Of the layers within that have several changes, those of this number act."""
+    for part in module.modules():
+        if isinstance(part, Several):
+            part.which = which
 
 
 def beside(layer: nn.Module, change: nn.Module) -> None:
@@ -128,9 +155,10 @@ def _beside(layer: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
 
 
 def changed(module: nn.Module) -> Iterator[tuple[str, nn.Module, LowRank]]:
-    """The layers within that have changes: name, layer, change."""
+    """The layers within that have changes: name, layer, the change that acts."""
     for name, layer in module.named_modules():
-        if isinstance(change := getattr(layer, "change", None), LowRank):
+        change = getattr(layer, "change", None)
+        if isinstance(change := change.acting if isinstance(change, Several) else change, LowRank):
             yield name, layer, change
 
 
@@ -142,12 +170,16 @@ def changes(module: nn.Module) -> Iterator[LowRank]:
 @torch.no_grad()
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a module by the names that it had before `adapt`, with W' in place of W."""
-    out = dict(module.state_dict())
+    out = plain_state(module)
     for name, layer, change in changed(module):
-        head = f"{name}." if name else ""
-        out = {k: v for k, v in out.items() if not k.startswith(f"{head}change.")}
-        out[f"{head}weight"] = change.whole(weight(layer))
+        out[f"{name}.weight" if name else "weight"] = change.whole(weight(layer))
     return out
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """The same with W as it is."""
+    heads = [f"{name}.change." if name else "change." for name, _, _ in changed(module)]
+    return {k: v for k, v in module.state_dict().items() if not k.startswith(tuple(heads))}
 
 
 @torch.no_grad()
@@ -173,3 +205,18 @@ def lora_state(module: nn.Module) -> dict[str, Tensor]:
         if change.length is not None:
             out[f"{name}.dora_scale"] = change.length.detach()
     return out
+
+
+def take(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Changes as `lora_state` has them, beside the layers that they name; ValueError where they are of other layers or shapes."""
+    own, rest = dict(module.named_modules()), dict(state)
+    for name in [k.removesuffix(".lora_A.weight") for k in state if k.endswith(".lora_A.weight")]:
+        down, layer = rest.pop(f"{name}.lora_A.weight"), own.get(name)
+        up, alpha, length = (rest.pop(f"{name}.{k}", None) for k in ("lora_B.weight", "alpha", "dora_scale"))
+        if layer is None or not fits(layer, convolutions=True) or up is None or alpha is None:
+            raise ValueError(f"{name} is no layer that could be changed, or its change is not whole")
+        change = LowRank(layer, len(down), float(alpha), lengths=length is not None)
+        change.load_state_dict({"down": down, "up": up.flatten(1)} | ({} if length is None else {"length": length}))
+        beside(layer, change)
+    if rest:
+        raise ValueError(f"{next(iter(rest))} belongs to no change")

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from reverie.data.kinds import CHANNELS, told
 from reverie.denoiser import Cond
+from reverie.nets.lora import choose
 from reverie.process.grids import karras
 from reverie.rng import Rng, digest
 from reverie.solve import Exponential, sample
 from reverie.train.jobs import Diffusion, Prompt
+from reverie.train.loop import Key
 
 
 class Steering(Diffusion):
@@ -66,6 +68,37 @@ class Steering(Diffusion):
     def _whole(self) -> Tensor:
         whole: Tensor = self.codec.decode(self.held[: self._count])
         return whole
+
+
+class Sharing(Steering):
+    """A `Steering` of one control by kinds of hints, each of which has low-rank changes of its own (CtrLoRA, arXiv:2410.09400).
+
+    Each step is of one kind. What is seen has the hints (B, 3 kinds, H, W) of all.
+    """
+
+    def __init__(self, *given: Any, kinds: int, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.kinds, self.kind = kinds, 0
+
+    def choose(self, kind: int) -> None:
+        """From now on it is of this one."""
+        self.kind = kind
+        choose(self.learnt, kind)
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        self.choose(int(key.numpy("kind").integers(self.kinds)))
+        return super().loss(index, key)
+
+    def validate(self, batch: int = 64) -> float:
+        """The mean over the kinds."""
+        found = []
+        for kind in range(self.kinds):
+            self.choose(kind)
+            found.append(super().validate(batch))
+        return float(np.mean(found))
+
+    def _heard(self, cond: Cond, seen: Tensor) -> Cond:
+        return super()._heard(cond, seen[:, CHANNELS * self.kind : CHANNELS * (self.kind + 1)])
 
 
 class Prompting(Steering):

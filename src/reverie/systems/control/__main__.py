@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from reverie.files import metadata
-from reverie.systems.control.kept import load_control, save_control
-from reverie.systems.control.opening import SHIPPED
+from reverie.systems.control.kept import SHIPPED, load_control, save_control
 from reverie.systems.shipped import open_model
 from reverie.systems.weights import CARD
 

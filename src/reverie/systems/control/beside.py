@@ -92,4 +92,8 @@ class Beside(Preset):
             drop=self.drop,
             codec=base.codec,
         )
-        return Trained(net=net, base=base, about=self.card(pictures) | self.shown()), job
+        return self.trained(net=net, base=base, about=self.card(pictures) | self.shown()), job
+
+    def trained(self, **made: Any) -> Trained:
+        """What is written."""
+        return Trained(**made)

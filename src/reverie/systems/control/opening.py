@@ -32,9 +32,6 @@ from reverie.systems.weights import CARD
 KINDS = {"ControlNetModel": UNet, "T2IAdapter": UNet, "SD3ControlNetModel": MMDiT, "FluxControlNetModel": MMDiT}
 """Classes of diffusers' folders, and the nets that they belong to."""
 
-SHIPPED = {"avatars-edges": Path(__file__).parent / "avatars-edges.safetensors"}
-"""Controls that come with the package."""
-
 
 def open_control(path: str | Path, base: System, opening: Opening = USUAL, **when: Any) -> Control:
     """The control in a file or a folder, ready for use with the system. when: weight, start, stop and mask, as of `Control`.
@@ -43,7 +40,7 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
     authors' names, whose shape is read from its tensors and the system's net. UserError where it is none, damaged, or belongs to
     another system.
     """
-    place = SHIPPED.get(str(path)) or Path(path).expanduser()
+    place = kept.SHIPPED.get(str(path)) or Path(path).expanduser()
     opening.check()
     kinds: tuple[str, ...] = ()
     hint = ""
@@ -56,13 +53,15 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
         if isinstance(net, ImagePromptNet):
             raise UserError(f"{path} reads a picture as a prompt, and is no control: ask for it as image_prompt(net=...)")
         kinds, hint = kept.kinds(place)
+        if not (kinds or hint) and (small := kept.sharing(place)):
+            raise UserError(f"{path} is what small controls share, and follows nothing by itself: name one, as {small[0]}")
     else:
         net = _of_file(Single(place, opening), base)
     check_fits(net, base, str(path))
     _placed(net, base)
     unshifted = isinstance(net, ControlTransformer) and net.latent and net.config.unpooled
     codec: Any = base.codec if net.latent else None
-    name = place.parent.name if place.name == "model.safetensors" else place.stem
+    name = kept.called(place)
     return Control(**{"name": name, **when}, net=net, codec=codec, unshifted=unshifted, kinds=kinds, hint=hint)
 
 
@@ -233,7 +232,7 @@ def open_image_prompt(
     for part in (net.tokens, eye):  # once a picture: in float32
         part.float().to(base.denoiser.place)
     eye.place = base.denoiser.place
-    name = place.parent.name if place.name == "model.safetensors" else place.stem
+    name = kept.called(place)
     return ImagePrompt(**{"name": name, **when}, net=net, eye=eye)
 
 

@@ -4,7 +4,7 @@ reverie train avatars-edges --out runs/avatars-edges
 reverie generate "a bald man" --control "control(net='runs/avatars-edges', image='photo.png', take='edges()')"
 
 Whole (ControlNet, arXiv:2302.05543); for any of several kinds of hints (Uni-ControlNet, arXiv:2305.16322); begun from another
-control, by what the pictures show (ControlNet++, arXiv:2404.07987), or by low-rank changes (CtrLoRA, arXiv:2410.09400).
+control, by what the pictures show (ControlNet++, arXiv:2404.07987); changes of one that many share (CtrLoRA, arXiv:2410.09400).
 """
 
 import copy
@@ -26,16 +26,39 @@ from reverie.data.kinds import CHANNELS, only
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
-from reverie.nets.lora import adapt, changes
+from reverie.nets.lora import adapt, changes, choose
 from reverie.nets.unet import UNet
-from reverie.systems.control.beside import Beside
-from reverie.systems.control.kept import kinds, load_control
-from reverie.systems.control.opening import SHIPPED
+from reverie.systems.control.beside import Beside, Trained
+from reverie.systems.control.kept import SHIPPED, kinds, load_control, save_changes, save_control, shared, small_name
 from reverie.systems.system import System
 from reverie.train.jobs import View, to_signal
 from reverie.train.rewarding import REWARDS, Rewarding
-from reverie.train.steering import Steering
+from reverie.train.steering import Sharing, Steering
 from reverie.train.training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(Trained):
+    """Low-rank changes of a control, which is not written with them. shares: that control's name and hash."""
+
+    shares: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """The changes alone."""
+        save_changes(self.net, path, self.base, self.shares, self.about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Trained):
+    """What controls of several kinds share, and the changes of each."""
+
+    def write(self, path: Path) -> None:
+        """What is shared, and beside it a file for each kind."""
+        save_control(self.net, path, self.base, self.about, plain=True)
+        about = {k: v for k, v in self.about.items() if k != "shared"}
+        for k, kind in enumerate(self.about["shared"]):
+            choose(self.net, k)
+            save_changes(self.net, path.with_name(small_name(kind)), self.base, shared(path), about | {"hint": kind})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +76,9 @@ class ControlRecipe(Beside):
     begin: str = ""
     """The control that it begins from: a run, a file, or one that is shipped; '' = the weights of the model."""
     rank: int = 0
-    """Of the changes of its linear layers; beside them learn the encoder of hints and what begins at zero. 0 = all of it learns."""
+    """Of changes of its layers, which alone learn and are written; 0 = all of it learns."""
+    shared: bool = False
+    """Each of `hints` has changes of its own (of `rank`), and all share what else learns, for further kinds to begin from."""
     reward: str = ""
     """How far a picture is from its hint, which is learnt from, too: soft_edges(), squares(), patches()."""
     reward_weight: float = 0.5
@@ -70,12 +95,16 @@ class ControlRecipe(Beside):
     def made(self, base: System) -> nn.Module:
         """A fresh control, or one that goes on from another."""
         made: nn.Module = self._begun(base) if self.begin else self._fresh(base)
+        if self.rank:
+            adapt(made, self.rank, convolutions=True, several=len(self.hints) if self.shared else 0)
         return made
 
     def job(self, net: Any, base: System) -> Callable[..., Steering]:
         """By its loss, and what its pictures show."""
-        named: dict[str, Any] = {"learnt": net, "parts": [*changes(net), net.hint, *net.silence()] if self.rank else []}
+        named: dict[str, Any] = {"learnt": net, "parts": [*changes(net)] if self.rank and not self.shared else []}
         kind: Any = Steering
+        if self.shared:
+            kind, named = Sharing, named | {"kinds": len(self.hints)}
         if self.reward:
             reward = rebuild(parse(self.reward), REWARDS, "reward")
             kind, named = Rewarding, named | {"reward": reward, "weight": self.reward_weight, "light": self.light}
@@ -83,7 +112,15 @@ class ControlRecipe(Beside):
 
     def shown(self) -> dict[str, Any]:
         """Kinds of hints."""
+        if self.shared:
+            return {"shared": list(self.hints)}
         return {"hints": list(self.hints)} if self.hints else {"hint": self.hint}
+
+    def trained(self, **made: Any) -> Trained:
+        """A control, changes of one, or what several share, with the changes of each."""
+        if self.shared:
+            return Shared(**made)
+        return Small(shares=shared(self._file()), **made) if self.rank else Trained(**made)
 
     def check(self) -> None:
         """UserError for what does not go together."""
@@ -96,7 +133,9 @@ class ControlRecipe(Beside):
             raise UserError(f"--alone is {self.alone}; it is a share, from 0 to 1")
         if self.rank < 0:
             raise UserError(f"--rank is {self.rank}; it is 1 or more, or 0 for a control that learns whole")
-        if (self.rank or self.reward) and not self.begin:
+        if self.shared and (not self.rank or not self.hints or self.reward):
+            raise UserError("--shared is of several --hints, whose changes have a --rank, and learns from no --reward")
+        if (self.rank or self.reward) and not self.begin and not self.shared:
             what = "--rank" if self.rank else "--reward"
             raise UserError(f"{what} changes a control that is trained: name its run or file with --begin")
         if self.reward and self.hints:
@@ -105,7 +144,7 @@ class ControlRecipe(Beside):
     def _fresh(self, base: System) -> Any:
         """A silent control of the model."""
         net: Any = base.denoiser.net
-        factor, channels = base.codec.factor, CHANNELS * len(self.kinds)
+        factor, channels = base.codec.factor, self._channels
         if isinstance(net, UNet):
             return control_of(net, factor, channels)
         return control_transformer_of(net, self.blocks, factor=factor, hint_channels=channels)
@@ -115,19 +154,27 @@ class ControlRecipe(Beside):
 
         One kind in place of another goes on with the encoder there is: what follows a sketch begins from what follows edges.
         """
+        file = self._file()
+        control = copy.deepcopy(load_control(file, base)).float()  # of weights of its own, not of the file's
+        several, one = kinds(file)
+        if self.hints and several != self.hints and not self.shared:
+            control = self._widened(control, several or (one,))
+        elif control.config.hint_channels != self._channels:
+            raise UserError(f"{file} hears {', '.join(several)}: begin a control of one kind from a control of one kind")
+        return control
+
+    def _file(self) -> Path:
+        """Of the control that it begins from."""
         file = SHIPPED.get(self.begin) or Path(self.begin).expanduser()
         file = file / "model.safetensors" if os.path.isdir(file) else file
         if not os.path.isfile(file):
             raise UserError(f"{file} is not there: train the control to begin from, and name its run with --begin")
-        control = copy.deepcopy(load_control(file, base)).float()  # of weights of its own, not of the file's
-        several, one = kinds(file)
-        if self.hints and several != self.hints:
-            control = self._widened(control, several or (one,))
-        elif control.config.hint_channels != CHANNELS * len(self.kinds):
-            raise UserError(f"{file} hears {', '.join(several)}: begin a control of one kind from a control of one kind")
-        if self.rank:
-            adapt(control, self.rank)
-        return control
+        return file
+
+    @property
+    def _channels(self) -> int:
+        """Of what the control is shown."""
+        return CHANNELS * (1 if self.shared else len(self.kinds))
 
     def _widened(self, control: Any, heard: Sequence[str]) -> Any:
         """The control with the channels of our kinds, of which those that it heard have their weights, and others zeros."""
@@ -152,7 +199,7 @@ class ControlRecipe(Beside):
                 pixels = np.ascontiguousarray(np.broadcast_to(images[i], shape).transpose(1, 2, 0))
                 known[i], there[i] = np.concatenate([draw(pixels).transpose(2, 0, 1) for draw in draws]), True
             seen = to_signal(known[index])
-            if len(draws) == 1:
+            if len(draws) == 1 or self.shared:
                 return seen
             shown = rng.random((len(index), len(draws))) >= self.drop_hints
             one = np.eye(len(draws), dtype=bool)[rng.integers(len(draws), size=len(index))]
@@ -193,11 +240,28 @@ EDGES_PLUS = replace(
     reward="soft_edges()",
     training=replace(TRAINING, steps=500, rate=2e-4),
 )
+SHARED = replace(
+    EDGES,
+    name="avatars-shared",
+    about="what small controls of reverie-avatars share, and three of them: edges, patches, main colours",
+    hints=UNI.hints,
+    shared=True,
+    rank=16,
+    begin="avatars-edges",
+    times=UNI.times,
+)
 SKETCH_LORA = replace(
     SKETCH,
     name="avatars-sketch-lora",
-    about="avatars-edges, changed for sketches by low-rank changes",
-    begin="runs/avatars-edges",
+    about="a small control of reverie-avatars by a sketch, of avatars-shared",
+    begin="runs/avatars-shared",
     rank=16,
     training=replace(TRAINING, steps=500),
+)
+LOW_LORA = replace(
+    SKETCH_LORA,
+    name="avatars-low-lora",
+    about="a small control of reverie-avatars by eight squares each way",
+    hint="low()",
+    times=UNI.times,
 )
