@@ -35,7 +35,7 @@ def test_what_the_encoder_says(places):
     eye = Lite0(4)
     x = to_signal(SCENES[:3])
     said = eye.said(x, places)
-    assert said.shape == ((3, 16, 432) if places else (3, 1280)) and eye.width(places) == said.shape[-1]
+    assert said.shape == ((3, 16, 435) if places else (3, 1280)) and eye.width(places) == said.shape[-1]
     torch.testing.assert_close(eye.said(x[1:2], places), said[1:2], atol=1e-4, rtol=1e-4)
     wide = torch.nn.functional.pad(x, (6, 7), value=0.5)
     torch.testing.assert_close(eye.said(wide, places), said, atol=1e-4, rtol=1e-4)

@@ -17,6 +17,8 @@ from reverie.errors import UserError
 FINE, COARSE = 112, 320
 """Channels of its last layers of 16 and of 32 pixels a place."""
 POOLED = 1280
+LOUD = 4.0
+"""Of three colours among so many channels."""
 
 
 def net() -> Any:
@@ -52,10 +54,11 @@ def layers(net: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Lite0(nn.Module):
-    """An eye for image prompts: pictures (B, 3, H, W) in [-1, 1] -> (B, 1280), or of across x across places (B, L, 432).
+    """An eye for image prompts: pictures (B, 3, H, W) in [-1, 1] -> (B, 1280), or of across x across places (B, L, 435).
 
     The middle square is read at 16 pixels a place. Of each place the 112 channels of 16 pixels stand beside the 320 of 32, each
-    of mean 0 and deviation 1 there. across: even. No picture is zeros.
+    of mean 0 and deviation 1 there, and beside `LOUD` times its mean colour: what tells things apart hardly hears colours, and an
+    image prompt that had no more of them drew hair of any. across: even. No picture is zeros.
     """
 
     place: torch.device = torch.device("cpu")
@@ -68,7 +71,7 @@ class Lite0(nn.Module):
 
     def width(self, places: bool) -> int:
         """Entries of what it says of a picture, or of each place of it."""
-        return FINE + COARSE if places else POOLED
+        return FINE + COARSE + 3 if places else POOLED
 
     @torch.no_grad()
     def said(self, pictures: Tensor, places: bool) -> Tensor:
@@ -76,12 +79,13 @@ class Lite0(nn.Module):
         side = min(pictures.shape[2:])
         top, left = ((n - side) // 2 for n in pictures.shape[2:])
         square = pictures[:, :, top : top + side, left : left + side].float().to(self.place)
-        fine, coarse, end = layers(self.net, prepared((square.clamp(-1, 1) + 1) * 127.5, 16 * self.across))
+        x = prepared((square.clamp(-1, 1) + 1) * 127.5, 16 * self.across)
+        fine, coarse, end = layers(self.net, x)
         if not places:
             return end.mean((2, 3))
-        pair = fine, F.interpolate(coarse, scale_factor=2, mode="bilinear")
-        each = (part.flatten(2).mT for part in pair)
-        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in each], 2)
+        wide = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        told = [F.layer_norm(part, part.shape[-1:]) for part in (fine.flatten(2).mT, wide.flatten(2).mT)]
+        return torch.cat((*told, LOUD * F.adaptive_avg_pool2d(x, self.across).flatten(2).mT), 2)
 
     def unsaid(self, pictures: Tensor, places: bool) -> Tensor:
         """The same of no picture."""
