@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from small import small_system
-from test_control_training import SCENES, changed, small_recipe, values
+from test_control_images import Colours
+from test_control_training import SCENES, SHORT, changed, small_recipe, values
 
+from reverie.adapt import ImagePrompt, ImagePrompted
 from reverie.adapt.image_prompt import sites
 from reverie.cli import main
 from reverie.codec import Pixels
@@ -16,6 +18,7 @@ from reverie.denoiser import Denoiser
 from reverie.encode.lite0 import Lite0
 from reverie.errors import UserError
 from reverie.nets.dit import DiT, DiTConfig
+from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
 from reverie.process import rules, schedules
 from reverie.systems import Sampling, System, save
 from reverie.systems.control import open_control, open_image_prompt
@@ -24,7 +27,10 @@ from reverie.systems.weights import load
 from reverie.tasks import generate
 from reverie.tasks.control import Show
 from reverie.tasks.train import Session
+from reverie.train import Run, fit
 from reverie.train.jobs import to_signal
+from reverie.train.objective import uniform
+from reverie.train.steering import Prompting
 
 PHOTO = Image.fromarray(np.ascontiguousarray(SCENES[0].transpose(1, 2, 0)))
 
@@ -56,18 +62,18 @@ def run(tmp_path_factory):
     """The folder of a short training, its session, and what the model was before."""
     folder = tmp_path_factory.mktemp("picture")
     recipe = small_recipe("avatars-picture", tokens=3, hidden=64, depth=1)
-    recipe = replace(recipe, training=replace(recipe.training, steps=12, rate=3e-3, warmup=1, decay=0.0))
+    recipe = replace(recipe, training=replace(recipe.training, steps=4, warmup=1, decay=0.0))
     session = Session.open(recipe, folder / "run", resume=False)
     job = session.run.job
-    before = values(job.denoiser.model), values(job.encoder), job.validate()
+    before = values(job.denoiser.model), values(job.encoder)
     list(session)
     return folder, session, before
 
 
-def test_the_net_alone_learns_and_the_loss_falls(run):
-    _, session, (model, words, was) = run
+def test_the_net_alone_learns(run):
+    _, session, (model, words) = run
     job = session.run.job
-    assert job.validate() < was, "what is held out is drawn better by what is seen of it"
+    assert np.isfinite(job.validate())
     assert not changed(job.denoiser.model, model) and not changed(job.encoder, words)
     learnt = session.system.net
     assert all(bool(layer.weight.any()) for layer in learnt.v), "at each attention something is said"
@@ -75,6 +81,23 @@ def test_the_net_alone_learns_and_the_loss_falls(run):
         f"control.{name}" for name, _ in learnt.named_parameters()
     }
     assert job.shown().shape[:2] == (24, 3)
+
+
+def test_pictures_are_drawn_better_by_what_is_seen_of_them(tmp_path):
+    system, x0 = small_system(), to_signal(SCENES)
+    at, widths = sites(system.denoiser, x0[:1], system.prompt_encoder.prompts([""]))
+    net = ImagePromptNet(ImagePromptConfig(embed=3, tokens=2, width=16, sites=widths, at=at))
+    model = ImagePrompted(system.denoiser, [ImagePrompt(net=net, eye=Colours())])
+
+    def view(index, rng):
+        return Colours().said(x0[index], False)
+
+    words = {"encoder": system.prompt_encoder, "prompt": lambda i, rng: "a man", "held_prompt": lambda i, rng: "a man"}
+    job = Prompting(model, x0, x0[:8], learnt=net, view=view, held_view=view, times=uniform(), codec=Pixels(3), **words)
+    run = Run(job, replace(SHORT, steps=40), tmp_path)
+    was = job.validate()
+    list(fit(run))
+    assert job.validate() < 0.97 * was
 
 
 def test_some_pictures_are_not_shown(run):
