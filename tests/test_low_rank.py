@@ -105,3 +105,12 @@ def test_a_copy_learns_apart():
     other = copy.deepcopy(layer)
     learn(layer)
     assert not torch.equal(layer(x), other(x))
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (8.0, 4.0), (1.0, 0.5)])
+def test_alpha_is_over_the_rank(alpha, scale):
+    layer = nn.Linear(5, 7)
+    adapt(layer, 2, alpha)
+    nn.init.normal_(layer.change.up)
+    torch.testing.assert_close(layer.change.change(), scale * layer.change.up @ layer.change.down)
+    assert float(lora_state(layer)[".alpha"]) == pytest.approx(2 if alpha is None else alpha)
