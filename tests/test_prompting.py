@@ -95,9 +95,10 @@ def test_pictures_are_drawn_better_by_what_is_seen_of_them(tmp_path):
     words = {"encoder": system.prompt_encoder, "prompt": lambda i, rng: "a man", "held_prompt": lambda i, rng: "a man"}
     job = Prompting(model, x0, x0[:8], learnt=net, view=view, held_view=view, times=uniform(), codec=Pixels(3), **words)
     run = Run(job, replace(SHORT, steps=40), tmp_path)
-    was = job.validate()
+    was, before = job.validate(), values(net)
     list(fit(run))
     assert job.validate() < 0.97 * was
+    assert {name.split(".")[0] for name in changed(net, before)} == {"tokens", "k", "v"}, "all of it learns"
 
 
 def test_some_pictures_are_not_shown(run):
