@@ -22,7 +22,7 @@ from reverie.systems.system import Part, System, refined
 from reverie.systems.weights import CARD, load, load_any
 
 FOLDER = Path(__file__).parent
-SHIPPED = {"reverie-avatars": FOLDER / "avatars" / "reverie-avatars.safetensors"}
+SHIPPED = {name: FOLDER / "avatars" / f"{name}.safetensors" for name in ("reverie-avatars", "reverie-avatars-fast")}
 READER_FILES = {name: FOLDER / "readers" / f"{name}.safetensors" for name in ("avatars", "fashion", "emoji")}
 READERS = {name: file for name, file in READER_FILES.items() if file.exists()}
 """The judges that ship; that of emoji does not yet."""
