@@ -42,7 +42,8 @@ def made(request):
     x, cond = torch.randn(2, net.config.in_channels, 8, 8), told(net, 2)
     at, widths = sites(model, x, cond)
     assert at == AT.get(request.param, "cross")
-    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=widths, at=at)
+    vector = 0 if cond.vector is None else cond.vector.shape[1]
+    config = ImagePromptConfig(embed=3, tokens=2, width=12, sites=widths, at=at, vector=vector)
     adapter = ImagePrompt(net=ImagePromptNet(config), eye=Colours())
     return model, adapter, x, replace(cond, images=adapter.tokens(torch.rand(2, 3, 5, 5) * 2 - 1))
 
@@ -64,13 +65,18 @@ def test_silent_at_first_and_heard_at_every_site(made):
         one, other = (prompted(x, T, replace(cond, images=c)) for c in (cond.images, -cond.images))
         assert (one - base).abs().max() > 1e-4 and (one - other).abs().max() > 1e-4
         torch.nn.init.zeros_(layer.weight)
+    if (word := adapter.net.word) is not None:
+        awake(word)
+        assert torch.equal(prompted(x, T, cond), model(x, T, replace(plain(cond), vector=cond.vector + word(cond.images))))
+        assert (prompted(x, T, cond) - base).abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_one_attention_is_equation_1(made):
     """At the first site, of one sample: y + w softmax(q k / sqrt E) v of its own keys and values."""
     model, adapter, x, cond = made
-    awake(adapter.net)
+    for layer in adapter.net.v:
+        torch.nn.init.normal_(layer.weight)
     seen = {}
 
     def look(site, attend, q, k, v, mask):

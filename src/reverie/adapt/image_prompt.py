@@ -79,13 +79,22 @@ class ImagePrompted(Adapted):
             )
         each = cond.images.to(x.device).split(counts, 1)
         looks = [self._look(p, c, on) for p, c in zip(self.prompts, each, strict=True) if bool((on := p.acts(t)).any())]
+        told = replace(cond, images=None, vector=self._vector(cond.vector, t, each))
         with looking(*looks) as eyes:
             if looks and eyes.skips:
                 raise UserError(
                     "beside an image prompt no layers can be left out, for it knows the attentions by their numbers: leave out "
                     "slg, or the picture"
                 )
-            return self.model.raw(x, t, replace(cond, images=None))
+            return self.model.raw(x, t, told)
+
+    def _vector(self, vector: Tensor | None, t: Tensor, each: Sequence[Tensor]) -> Tensor | None:
+        """What is said in words, and by those pictures that the net hears so."""
+        for prompt, tokens in zip(self.prompts, each, strict=True):
+            if (word := prompt.net.word) is not None:
+                more = prompt.weight * prompt.acts(t).to(tokens.device)[:, None] * word(tokens.float())
+                vector = more if vector is None else vector.to(more.device) + more
+        return vector
 
     def _look(self, prompt: ImagePrompt, tokens: Tensor, on: Tensor) -> Look:
         strength = on.to(tokens.device)[:, None, None, None] * prompt.weight

@@ -6,6 +6,8 @@ M learnt queries look at all places of the picture (Alayrac et al., arXiv:2204.1
 keys and values of its own for these tokens, and a weight w,
 
     y = Attention(q, k, v) + w Attention(q, W_k c, W_v c).                                                          (1)
+
+Nets that hear words by one vector, and not by attention, are told w times a linear map of the tokens beside it.
 """
 
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ class ImagePromptConfig:
     kind: `projection` hears one vector of a picture, `resampler` what the encoder says of each place. embed: their width.
     tokens: M. width: of the tokens, as of the text's. sites: widths of the attentions that look, in the order in which the net
     comes to them. at: which these are; where there are none to text alone, those of the picture to text and itself, or to itself.
+    vector: width of the vector by which the net hears words, where it hears them so; 0: not.
     hidden, heads, depth: of the resampler, whose heads are 64 wide, and its feed-forward `ratio` times as wide as it.
     """
 
@@ -36,6 +39,7 @@ class ImagePromptConfig:
     width: int = 768
     sites: tuple[int, ...]
     at: Kind = "cross"
+    vector: int = 0
     hidden: int = 768
     heads: int = 12
     depth: int = 4
@@ -97,7 +101,8 @@ class Resampler(nn.Module):
 class ImagePromptNet(nn.Module):
     """Equation (1): net(said) -> the tokens (B, M, width), and net.answer(site, q, tokens) what its second attention says.
 
-    said (B, embed), or (B, L, embed) for a resampler. The values start at zero: at first it says nothing.
+    said (B, embed), or (B, L, embed) for a resampler; net.word(tokens) -> (B, vector), where there is a vector. The values and
+    `word` start at zero: at first it says nothing.
     """
 
     def __init__(self, config: ImagePromptConfig) -> None:
@@ -106,6 +111,7 @@ class ImagePromptNet(nn.Module):
         self.tokens = Projection(c) if c.kind == "projection" else Resampler(c)
         self.k = nn.ModuleList(Linear(c.width, width, bias=False) for width in c.sites)
         self.v = nn.ModuleList(zeroed(Linear(c.width, width, bias=False)) for width in c.sites)
+        self.word = nn.Sequential(nn.Flatten(), zeroed(Linear(c.tokens * c.width, c.vector))) if c.vector else None
 
     def forward(self, said: Tensor) -> Tensor:
         c = self.config

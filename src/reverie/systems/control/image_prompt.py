@@ -143,18 +143,24 @@ def seeing(card: Mapping[str, Any], folder: Path, where: str, partial: bool = Fa
 
 
 def check_sites(c: ImagePromptConfig, base: System, what: str) -> None:
-    """UserError unless the adapter looks in at the attentions that the model has."""
-    at, widths = attentions(base)
+    """UserError unless the adapter looks in at the attentions that the model has, and is heard where that hears words."""
+    at, widths, vector = attentions(base)
     if (c.at, c.sites) != (at, widths):
         said = f"{len(c.sites)} attentions ({c.at}, {max(c.sites)} wide), and {base.name} has {len(widths)} ({at}, {max(widths)})"
         raise UserError(f"{what} looks in at {said}: name the model that it was trained on")
+    if c.vector not in (0, vector):
+        said = f"says a vector of {c.vector} numbers, and {base.name} hears words by one of {vector}"
+        raise UserError(f"{what} {said}: name the model that it was trained on")
 
 
-def attentions(base: System) -> tuple[Kind, tuple[int, ...]]:
-    """Those of a system at which an image prompt looks in, by asking it once."""
+def attentions(base: System) -> tuple[Kind, tuple[int, ...], int]:
+    """Those of a system at which an image prompt looks in, by asking it once, and the width of the vector by which it hears words;
+    0 where it hears none, or by attention."""
     model, encoder = base.denoiser, base.prompt_encoder
     x = torch.zeros(1, *base.codec.shape(*base.defaults.size), device=model.place)
-    return sites_of(model, x, None if encoder is None else encoder.prompts([""]))
+    cond = None if encoder is None else encoder.prompts([""])
+    vector = 0 if cond is None or cond.vector is None or cond.tokens is not None else cond.vector.shape[1]
+    return *sites_of(model, x, cond), vector
 
 
 def check_eye(seen: Any, c: ImagePromptConfig, what: str, folder: Path) -> None:

@@ -229,7 +229,7 @@ def open_image_prompt(
     image_prompt.check_eye(eye, net.config, str(path), folder)
     _placed(net.k, base)
     _placed(net.v, base)
-    for part in (net.tokens, eye):  # once a picture: in float32
+    for part in filter(None, (net.tokens, net.word, eye)):  # once a picture, or small: in float32
         part.float().to(base.denoiser.place)
     eye.place = base.denoiser.place
     name = kept.called(place)

@@ -51,7 +51,7 @@ class ImagePromptRecipe(Beside):
 
     def made(self, base: System) -> ImagePromptNet:
         """A silent one, for the attentions that the model has."""
-        at, widths = attentions(base)
+        at, widths, vector = attentions(base)
         config = ImagePromptConfig(
             kind=self.kind,
             embed=self._seeing().width(self.kind == "resampler"),
@@ -59,6 +59,7 @@ class ImagePromptRecipe(Beside):
             width=self.hidden,
             sites=widths,
             at=at,
+            vector=vector,
             hidden=self.hidden,
             heads=max(1, self.hidden // 64),
             depth=self.depth,
