@@ -59,6 +59,7 @@ def test_commands():
         "emoji-reader", "fashion-classifier", "avatars-scorer", "avatars-32", "avatars-64", "avatars-128", "avatars-repair",
         "avatars-edges", "avatars-sketch", "avatars-shading", "avatars-regions", "avatars-low", "avatars-palette",
         "avatars-uni", "avatars-edges-plus", "avatars-shared", "avatars-sketch-lora", "avatars-low-lora", "avatars-picture",
+        "avatars-subject",
     ]  # fmt: skip
 
 

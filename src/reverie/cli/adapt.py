@@ -36,6 +36,7 @@ class Way:
     rank: int = 0
     whole: str = ""
     word: bool = False
+    minutes: float = 10.0
 
 
 METHODS = {
@@ -43,6 +44,13 @@ METHODS = {
     "dreambooth": Way("the whole net; with --rank low-rank changes of it in its place", (2e-4, 5e-6), whole=ALL),
     "inversion": Way("a word alone, of --vectors vectors", (2e-2, 5e-3), word=True),
     "pivotal": Way("a word, and low-rank changes with it", (1e-3, 1e-4), rank=16, word=True),
+    "encoder": Way(
+        "a word that an encoder says of one picture or some (--begin), and low-rank changes; seconds",
+        (1e-3, 1e-4),
+        rank=16,
+        word=True,
+        minutes=0.1,
+    ),
     "custom": Way("a word, and the keys and values of what the net reads words by", (5e-4, 1e-5), whole=READS, word=True),
 }
 
@@ -54,6 +62,8 @@ class Adapt(Learning, Choices, Parts):
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD")] = "lora"
     data: str = ""
     """A folder of pictures, with captions beside them or without; or a data set in kohya's TOML."""
+    minutes: float = 0.0
+    """How long it learns; 0 = ten, or six seconds of what an encoder began."""
     batch: int = 0
     """Pictures of a step; 0 = as the data set says, or 8."""
     model: str = "reverie-avatars"
@@ -101,6 +111,8 @@ class Adapt(Learning, Choices, Parts):
         way = METHODS[self.method]
         if way.word and not self.word:
             raise UserError(f"{self.method} teaches a word: say what it is called, as --word sks")
+        if self.method == "encoder" and not self.begin:
+            raise UserError("encoder needs what says the word: name a run of `reverie train avatars-subject` with --begin")
         return way
 
     def recipe(self) -> Adapting:
@@ -123,7 +135,7 @@ class Adapt(Learning, Choices, Parts):
             rank=rank,
             whole=self.whole or ("" if rank and not way.rank else way.whole),
             caption=self.caption or self.word or HOLE,
-            training=replace(self, rate=self.rate or usual, batch=self._batch()).training(),
+            training=replace(self, rate=self.rate or usual, batch=self._batch(), minutes=self.minutes or way.minutes).training(),
             **own,
         )
 

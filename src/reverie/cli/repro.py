@@ -31,6 +31,8 @@ class Repro:
     """The pictures that it was learnt from; the file holds their record, and not their place."""
     model: str = ""
     """The model that learnt, where it is none that ships."""
+    begin: str = ""
+    """The encoder that said what a word begins as, where one did."""
     regular: str = ""
     """The pictures that were not to be forgotten, where there were any."""
     out: str = ""
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     file = Path(asked.file)
-    before = read(file, asked.data, asked.model, asked.regular)
+    before = read(file, asked.data, asked.model, asked.regular, asked.begin)
     session = Session.open(before.recipe, Path(asked.out or f"runs/repro-{file.stem}"), asked.resume)
     show(session)
     made = session.folder / f"{before.kind}.safetensors"

@@ -58,7 +58,7 @@ class Concepts(Words):
         """What the words that it learnt later tell of each attribute."""
         learnt = self.learnt()
         rows = [[i for _, ids in learnt.parted(prompt) for i in ids] for prompt in prompts]
-        vectors = learnt.vectors.to(self.heads.weight)
+        vectors = learnt.table.to(self.heads.weight)
         added = torch.stack([vectors[[-1 - i for i in row]].sum(0) for row in rows])
         return added.split(self.sizes, 1)
 

@@ -5,7 +5,8 @@ A word of n vectors is read as n ids below 0, -1 for the first vector of all: no
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Learnt(nn.Module):
         super().__init__()
         self.width, self.names = width, dict[str, range]()
         self.vectors = nn.Parameter(torch.zeros(0, width), requires_grad=False)
+        self.lent: Tensor | None = None
 
     def add(self, name: str, vectors: Tensor) -> None:
         """vectors (n, width). Raises UserError where the name cannot be read in a prompt, or they are of another encoder."""
@@ -40,7 +42,24 @@ class Learnt(nn.Module):
     def of(self, name: str) -> Tensor:
         """The vectors (n, width) of a word."""
         rows = self.names[name.casefold()]
-        return self.vectors[rows.start : rows.stop]
+        return self.table[rows.start : rows.stop]
+
+    @property
+    def table(self) -> Tensor:
+        """The vectors of all words, one after the other."""
+        return self.vectors if self.lent is None else self.lent
+
+    @contextmanager
+    def instead(self, words: Mapping[str, Tensor]) -> Iterator[None]:
+        """Meanwhile it knows these words alone, whose vectors (n, width) are what another net says: gradients reach that."""
+        names, first, held = dict[str, range](), 0, (self.names, self.lent)
+        for name, vectors in words.items():
+            names[name.casefold()] = range(first, first := first + len(vectors))
+        self.names, self.lent = names, torch.cat(list(words.values()))
+        try:
+            yield
+        finally:
+            self.names, self.lent = held
 
     def parted(self, text: str) -> Iterator[tuple[str, Sequence[int]]]:
         """A text in parts: learnt words with their ids, and what stands between them with none."""
@@ -84,5 +103,5 @@ def _after(table: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
     assert isinstance(ids, Tensor) and isinstance(learnt, Learnt)
     if not bool((ids < 0).any()):
         return out
-    rows = learnt.vectors.to(out)[(-1 - ids).clamp_min(0)]
+    rows = learnt.table.to(out)[(-1 - ids).clamp_min(0)]
     return torch.where((ids < 0)[..., None], rows, out)

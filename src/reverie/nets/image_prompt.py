@@ -98,6 +98,11 @@ class Resampler(nn.Module):
         return out
 
 
+def reader_of(c: ImagePromptConfig) -> Projection | Resampler:
+    """What makes tokens (B, tokens, width) of what an encoder says."""
+    return Projection(c) if c.kind == "projection" else Resampler(c)
+
+
 class ImagePromptNet(nn.Module):
     """Equation (1): net(said) -> the tokens (B, M, width), and net.answer(site, q, tokens) what its second attention says.
 
@@ -108,7 +113,7 @@ class ImagePromptNet(nn.Module):
     def __init__(self, config: ImagePromptConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.tokens = Projection(c) if c.kind == "projection" else Resampler(c)
+        self.tokens = reader_of(c)
         self.k = nn.ModuleList(Linear(c.width, width, bias=False) for width in c.sites)
         self.v = nn.ModuleList(zeroed(Linear(c.width, width, bias=False)) for width in c.sites)
         self.word = nn.Sequential(nn.Flatten(), zeroed(Linear(c.tokens * c.width, c.vector))) if c.vector else None

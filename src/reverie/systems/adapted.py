@@ -21,6 +21,7 @@ from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.nets.lora import adapt, changes
 from reverie.systems.albums import teaching
+from reverie.systems.control.naming import initial, named
 from reverie.systems.embeddings import Embedding, readers, save_embedding, teach
 from reverie.systems.lora import save_lora
 from reverie.systems.lora.places import prefixes
@@ -96,6 +97,8 @@ class Parts:
     """Of the word."""
     initial: str = ""
     """Known words, of which the vectors begin as copies; '' = the middle of all words."""
+    begin: str = ""
+    """An encoder (`reverie train avatars-subject`) that says what the vectors begin as, from the pictures; '' = --initial."""
     metadata: bool = True
     """The file says of itself what other tools read: `modelspec` and `ss_` entries."""
 
@@ -134,7 +137,7 @@ class Adapting(Preset, Choices, Parts):
     def card(self, pictures: Any = None) -> dict[str, Any]:
         """What the file says: the record of its pictures, and of places nothing but the last name, for files are given away."""
         about = super().card(pictures)
-        names = {where: Path(getattr(self, where)).name for where in ("data", "regular", "model")}
+        names = {where: Path(getattr(self, where)).name for where in ("data", "regular", "model", "begin")}
         about |= {"recipe": {**about["recipe"], **names}, "version": version("reverie")}
         return about if pictures is None else about | {"data": {**about["data"], **pictures.record()}}
 
@@ -143,7 +146,8 @@ class Adapting(Preset, Choices, Parts):
         self._check(pictures)
         base = open_model(self.model)
         base = replace(base, defaults=replace(base.defaults, size=(self.size, self.size)))  # what is drawn to watch by
-        train, held = pictures.split(self.holdout(len(pictures)))
+        alone = len(pictures) == 1  # and so what it is watched by
+        train, held = (pictures, pictures) if alone else pictures.split(self.holdout(len(pictures)))
         torch.manual_seed(self.training.seed)
         for part in (base.denoiser, base.prompt_encoder):
             if isinstance(part, nn.Module):
@@ -154,7 +158,9 @@ class Adapting(Preset, Choices, Parts):
         chosen = self._chosen(base, net)
         whole = self.whole == ALL and writable(base)
         before = {} if whole else {k: v.detach().clone() for k, v in net.named_parameters() if v.requires_grad}
-        learns = nn.ModuleDict({"changes": self._changes(base, net, set(chosen)), "whole": chosen, "words": self._words(base)})
+        learns = nn.ModuleDict(
+            {"changes": self._changes(base, net, set(chosen)), "whole": chosen, "words": self._words(base, train)}
+        )
         base.denoiser.autocast = self.training.autocast
         times = rebuild(parse(self.times or usual_times(base)), TIMES, "times")
         frozen = not (self.word or self.encoder)  # nothing of what is said changes while it learns
@@ -187,8 +193,13 @@ class Adapting(Preset, Choices, Parts):
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(f"--{flag} is '{pattern}', which is no regular expression ({error})") from None
-        if len(pictures) < 2 and pictures.shots[0].held is None:
-            raise UserError(f"{len(pictures)} picture: two are needed at least, one of which is held out to watch by")
+        if self.begin and (not self.word or self.initial or self.vectors != 1):
+            raise UserError("--begin says what the vectors of a --word begin as: give that, and neither --initial nor --vectors")
+        if len(pictures) < 2 and pictures.shots[0].held is None and not self.begin:
+            raise UserError(
+                f"{len(pictures)} picture: two are needed at least, one of which is held out to watch by; by one alone learns a "
+                "word that an encoder begins (--begin)"
+            )
 
     def _changes(self, base: System, net: nn.Module, chosen: Collection[nn.Module]) -> nn.ModuleList:
         """Low-rank changes, which are in place from now on."""
@@ -226,20 +237,17 @@ class Adapting(Preset, Choices, Parts):
             raise UserError(f"{base.name} has no layer whose name fits --whole '{self.whole}'; it has {some} and others")
         return nn.ModuleList(layer.requires_grad_(True) for layer in found)
 
-    def _words(self, base: System) -> nn.ModuleList:
+    def _words(self, base: System, pictures: Album) -> nn.ModuleList:
         """The word that learns, in each encoder that can."""
         if not self.word:
             return nn.ModuleList()
         known = readers(base.prompt_encoder)
-        teach(base, Embedding(self.word, {part: self._initial(reader) for part, reader in known.items()}))
+        if self.begin:
+            word = named(self.begin, base, [shot.image for shot in pictures.shots], self.word)
+        else:
+            word = Embedding(self.word, {part: initial(reader, self.initial, self.vectors) for part, reader in known.items()})
+        teach(base, word)
         return nn.ModuleList(reader.learnt().requires_grad_(True) for reader in known.values())
-
-    def _initial(self, reader: Any) -> Tensor:
-        """(vectors, width): those of the words that it begins as, again and again where they are fewer."""
-        known: Tensor = reader.initial(self.initial)
-        if not len(known):
-            raise UserError(f"--initial '{self.initial}' holds no word that this model knows")
-        return known[torch.arange(self.vectors) % len(known)]
 
 
 def writable(base: System) -> bool:

@@ -8,6 +8,7 @@ from reverie.systems.autoencoder.recipe import AUTOENCODER, DC_AUTOENCODER, VQ_A
 from reverie.systems.avatars.enlarging import LARGE, MIDDLE, REPAIR, SMALL
 from reverie.systems.avatars.latent import AUTOENCODER_128, LATENT
 from reverie.systems.avatars.recipe import AVATARS, ENLARGER, WORDING
+from reverie.systems.control.naming import SUBJECT
 from reverie.systems.control.prompting import PICTURE
 from reverie.systems.control.recipe import (
     EDGES,
@@ -33,6 +34,6 @@ PRESETS = (
     *(TOY, FASHION, AVATARS, WORDING, ENLARGER, AUTOENCODER_128, LATENT, AUTOENCODER, VQ_AUTOENCODER, DC_AUTOENCODER),
     *(EMOJI_WORDS, EMOJI, FOLDER, AVATARS_READER, FASHION_READER, EMOJI_READER),
     *(FASHION_CLASSIFIER, AVATARS_SCORER, SMALL, MIDDLE, LARGE, REPAIR),
-    *(EDGES, SKETCH, SHADING, REGIONS, LOW, PALETTE, UNI, EDGES_PLUS, SHARED, SKETCH_LORA, LOW_LORA, PICTURE),
+    *(EDGES, SKETCH, SHADING, REGIONS, LOW, PALETTE, UNI, EDGES_PLUS, SHARED, SKETCH_LORA, LOW_LORA, PICTURE, SUBJECT),
 )
 RECIPES: Mapping[str, Any] = MappingProxyType({r.name: r for r in PRESETS})

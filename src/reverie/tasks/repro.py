@@ -25,7 +25,7 @@ class Recipe:
     tensors: Mapping[str, Tensor]
 
 
-def read(path: Path, data: str, model: str = "", regular: str = "") -> Recipe:
+def read(path: Path, data: str, model: str = "", regular: str = "", begin: str = "") -> Recipe:
     """The recipe in a file, with the places of its data and model, which it does not tell.
 
     UserError where it holds none, or where the pictures or the model are others.
@@ -44,7 +44,9 @@ def read(path: Path, data: str, model: str = "", regular: str = "") -> Recipe:
         raise UserError(f"{path} was learnt by {told['model']}: name the file of that model with --model")
     if told.get("regular") and not regular:
         raise UserError(f"{path} was kept from forgetting by pictures in {told['regular']}: name their folder with --regular")
-    places = {"data": data, "model": model, "regular": regular}
+    if told.get("begin") and not begin:
+        raise UserError(f"{path} began as the encoder {told['begin']} says: name it with --begin")
+    places = {"data": data, "model": model, "regular": regular, "begin": begin}
     recipe = restored(Adapting(name=about.get("name", path.stem), model=model), {**told, **places})
     recipe = replace(recipe, training=replace(recipe.training, steps=int(about["steps"])))
     base = card.get("base", {})

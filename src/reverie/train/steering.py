@@ -1,6 +1,7 @@
 """Training of controls (ControlNet, arXiv:2302.05543) and image prompts: the model around which they stand stays as it is."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,31 @@ class Prompting(Steering):
         seen = self._seen()
         mute = None if self.held_prompt is None else lambda row, rng: ""
         return torch.cat([self._whole(), self._drawn(seen, mute), self._drawn(seen, self.held_prompt)])
+
+
+class Naming(Prompting):
+    """A `Steering` of what says a word for each picture (E4T, arXiv:2302.12228), which stands behind what else is said of it.
+
+    readers: the encoders of text that read the word, in the order in which it is said for them.
+    """
+
+    def __init__(self, *given: Any, readers: Sequence[Any], **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.readers = readers
+
+    def _cond(self, said: Sequence[Any] | None, seen: Tensor | None) -> Cond | None:
+        if seen is None:
+            return super()._cond(said, seen)
+        told = said or [""] * len(seen)
+        with ExitStack() as words:
+            for reader, vectors in zip(self.readers, self.learnt(seen), strict=True):
+                words.enter_context(reader.learnt().instead({_name(k): rows for k, rows in enumerate(vectors)}))
+            cond: Cond = self.encoder.prompts([f"{text}, {_name(k)}" if text else _name(k) for k, text in enumerate(told)])
+        return cond
+
+
+def _name(k: int) -> str:
+    return f"<{k}>"
 
 
 def _first(seen: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from reverie.errors import UserError
 from reverie.nets.image_prompt import ImagePromptConfig
 from reverie.nets.looking import Kind
 from reverie.nets.unet import UNetConfig
+from reverie.nets.word_encoder import WordEncoderConfig
 from reverie.systems.building import building, numbered
 from reverie.systems.folders import Folder
 from reverie.systems.names import Layout, filled, renamed
@@ -163,7 +164,7 @@ def attentions(base: System) -> tuple[Kind, tuple[int, ...], int]:
     return *sites_of(model, x, cond), vector
 
 
-def check_eye(seen: Any, c: ImagePromptConfig, what: str, folder: Path) -> None:
+def check_eye(seen: Any, c: ImagePromptConfig | WordEncoderConfig, what: str, folder: Path) -> None:
     """UserError unless the adapter reads what this encoder says."""
     if (width := seen.width(c.kind == "resampler")) != c.embed:
         raise UserError(

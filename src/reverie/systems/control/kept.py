@@ -22,6 +22,7 @@ from reverie.nets.control_transformer import ControlTransformer, ControlTransfor
 from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
 from reverie.nets.lora import lora_state, merge, merged_state, plain_state, take
 from reverie.nets.t2i import T2IAdapter, T2IConfig
+from reverie.nets.word_encoder import WordEncoder, WordEncoderConfig
 from reverie.systems.system import System
 from reverie.systems.weights import CARD, FORMAT, fill, fingerprint, only
 
@@ -31,6 +32,7 @@ NETS: dict[type, type[nn.Module]] = {
     ControlTransformerConfig: ControlTransformer,
     T2IConfig: T2IAdapter,
     ImagePromptConfig: ImagePromptNet,
+    WordEncoderConfig: WordEncoder,
 }
 """What stands beside a model may be: one line each."""
 

@@ -18,6 +18,7 @@ from reverie.nets.mmdit import MMDiT, MMDiTConfig
 from reverie.nets.precision import held
 from reverie.nets.t2i import T2IAdapter
 from reverie.nets.unet import UNet, UNetConfig
+from reverie.nets.word_encoder import WordEncoder
 from reverie.systems import pickles
 from reverie.systems.building import building
 from reverie.systems.control import flux, image_prompt, kept, sd3, t2i, unet
@@ -50,8 +51,8 @@ def open_control(path: str | Path, base: System, opening: Opening = USUAL, **whe
         net = _of_folder(place.resolve(), base, opening)
     elif not pickles.is_pickle(place) and CARD in metadata(place):
         net = kept.load_control(place, base)
-        if isinstance(net, ImagePromptNet):
-            raise UserError(f"{path} reads a picture as a prompt, and is no control: ask for it as image_prompt(net=...)")
+        if type(net) in OTHERWISE:
+            raise UserError(f"{path} {OTHERWISE[type(net)]}")
         kinds, hint = kept.kinds(place)
         if not (kinds or hint) and (small := kept.sharing(place)):
             raise UserError(f"{path} is what small controls share, and follows nothing by itself: name one, as {small[0]}")
@@ -99,6 +100,11 @@ def _of_file(file: Single, base: System) -> Any:
     return _built(found[3], config, tensors, layout(config), where, base, file.opening)
 
 
+OTHERWISE = {
+    ImagePromptNet: "reads a picture as a prompt, and is no control: ask for it as image_prompt(net=...)",
+    WordEncoder: "says a word for a picture: give it to `reverie adapt encoder` with --begin",
+}
+"""What stands beside a model too, and is asked for in another way."""
 OTHERS = {
     "lora_controlnet": "a control-LoRA",
     "lllite_unet": "a ControlNet-LLLite",
@@ -221,7 +227,7 @@ def open_image_prompt(
     if not pickles.is_pickle(place) and CARD in metadata(place):
         net, card = kept.load_control(place, base), kept.eye(place)
         if not isinstance(net, ImagePromptNet):
-            raise UserError(f"{path} is a control, which follows a hint of a picture: ask for it as control(net=...)")
+            raise UserError(f"{path} {OTHERWISE.get(type(net), 'is a control: ask for it as control(net=...)')}")
         image_prompt.check_sites(net.config, base, str(path))
     else:
         net, card = _ip_adapter(Single(place, opening), base, str(path)), {"name": "clip"}
