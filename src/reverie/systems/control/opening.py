@@ -105,6 +105,7 @@ OTHERWISE = {
     WordEncoder: "says a word for a picture: give it to `reverie adapt encoder` with --begin",
 }
 """What stands beside a model too, and is asked for in another way."""
+CONTROL = "is a control, which follows a hint of a picture: ask for it as control(net=...)"
 OTHERS = {
     "lora_controlnet": "a control-LoRA",
     "lllite_unet": "a ControlNet-LLLite",
@@ -227,9 +228,7 @@ def open_image_prompt(
     if not pickles.is_pickle(place) and CARD in metadata(place):
         net, card = kept.load_control(place, base), kept.eye(place)
         if not isinstance(net, ImagePromptNet):
-            raise UserError(
-                f"{path} {OTHERWISE.get(type(net), 'is a control, which follows a hint of a picture: ask for it as control(net=...)')}"
-            )
+            raise UserError(f"{path} {OTHERWISE.get(type(net), CONTROL)}")
         image_prompt.check_sites(net.config, base, str(path))
     else:
         net, card = _ip_adapter(Single(place, opening), base, str(path)), {"name": "clip"}
