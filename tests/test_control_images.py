@@ -67,7 +67,9 @@ def test_silent_at_first_and_heard_at_every_site(made):
         torch.nn.init.zeros_(layer.weight)
     if (word := adapter.net.word) is not None:
         awake(word)
-        assert torch.equal(prompted(x, T, cond), model(x, T, replace(plain(cond), vector=cond.vector + word(cond.images))))
+        assert torch.equal(
+            prompted(x, T, cond), model(x, T, replace(plain(cond), vector=cond.vector + word(cond.images, cond.vector)))
+        )
         assert (prompted(x, T, cond) - base).abs().max() > 1e-4
 
 

@@ -74,7 +74,7 @@ def test_it_learns_to_say_what_draws_a_picture(tmp_path):
     before, was, model, words = values(net), job.validate(), values(system.denoiser), values(system.prompt_encoder)
     list(fit(Run(job, replace(SHORT, steps=40), tmp_path)))
     assert job.validate() < 0.98 * was
-    assert {name.split(".")[0] for name in changed(net, before)} == {"tokens", "out"}, "all of it learns"
+    assert {name.split(".")[0] for name in changed(net, before)} == {"tokens", "enter", "out"}, "all of it learns"
     assert not changed(system.denoiser, model) and not changed(system.prompt_encoder, words)
     assert job.shown().shape == (24, 3, 16, 16)
 

@@ -89,11 +89,13 @@ class ImagePrompted(Adapted):
             return self.model.raw(x, t, told)
 
     def _vector(self, vector: Tensor | None, t: Tensor, each: Sequence[Tensor]) -> Tensor | None:
-        """What is said in words, and by those pictures that the net hears so."""
+        """What is said in words, and by those pictures that the net hears so, each beyond what the words say."""
+        said = vector
         for prompt, tokens in zip(self.prompts, each, strict=True):
             if (word := prompt.net.word) is not None:
-                more = prompt.weight * prompt.acts(t).to(tokens.device)[:, None] * word(tokens.float())
-                vector = more if vector is None else vector.to(more.device) + more
+                told = tokens.new_zeros(len(t), prompt.net.config.vector) if said is None else said.to(tokens)
+                more = prompt.weight * prompt.acts(t).to(tokens.device)[:, None] * word(tokens.float(), told.float())
+                vector = more if vector is None else vector.to(more) + more
         return vector
 
     def _look(self, prompt: ImagePrompt, tokens: Tensor, on: Tensor) -> Look:

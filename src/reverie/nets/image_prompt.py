@@ -7,7 +7,8 @@ keys and values of its own for these tokens, and a weight w,
 
     y = Attention(q, k, v) + w Attention(q, W_k c, W_v c).                                                          (1)
 
-Nets that hear words by one vector, and not by attention, are told w times a linear map of the tokens beside it.
+Nets that hear words by one vector z, and not by attention, are told z + w f(c, z), for a small net f: what words tell already it
+need not say again.
 """
 
 from dataclasses import dataclass
@@ -103,11 +104,24 @@ def reader_of(c: ImagePromptConfig) -> Projection | Resampler:
     return Projection(c) if c.kind == "projection" else Resampler(c)
 
 
+class Word(nn.Module):
+    """Tokens (B, M, width) and what words tell (B, vector) -> what is told beyond it, at first nothing."""
+
+    def __init__(self, c: ImagePromptConfig) -> None:
+        super().__init__()
+        self.enter = Linear(c.tokens * c.width + c.vector, c.hidden)
+        self.leave = zeroed(Linear(c.hidden, c.vector))  # of few inputs: one of many takes steps that are far too long
+
+    def forward(self, tokens: Tensor, vector: Tensor) -> Tensor:
+        out: Tensor = self.leave(F.silu(self.enter(torch.cat((tokens.flatten(1), vector), 1))))
+        return out
+
+
 class ImagePromptNet(nn.Module):
     """Equation (1): net(said) -> the tokens (B, M, width), and net.answer(site, q, tokens) what its second attention says.
 
-    said (B, embed), or (B, L, embed) for a resampler; net.word(tokens) -> (B, vector), where there is a vector. The values and
-    `word` start at zero: at first it says nothing.
+    said (B, embed), or (B, L, embed) for a resampler; net.word(tokens, z) is f(c, z), (B, vector), where there is a vector. The
+    values and f start at zero: at first it says nothing.
     """
 
     def __init__(self, config: ImagePromptConfig) -> None:
@@ -116,7 +130,7 @@ class ImagePromptNet(nn.Module):
         self.tokens = reader_of(c)
         self.k = nn.ModuleList(Linear(c.width, width, bias=False) for width in c.sites)
         self.v = nn.ModuleList(zeroed(Linear(c.width, width, bias=False)) for width in c.sites)
-        self.word = nn.Sequential(nn.Flatten(), zeroed(Linear(c.tokens * c.width, c.vector))) if c.vector else None
+        self.word = Word(c) if c.vector else None
 
     def forward(self, said: Tensor) -> Tensor:
         c = self.config

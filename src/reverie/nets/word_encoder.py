@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import expect, zeroed
@@ -48,7 +49,8 @@ class WordEncoder(nn.Module):
             ratio=c.ratio,
         )  # fmt: skip
         self.tokens = reader_of(shape)
-        made = [zeroed(Linear(c.tokens * c.hidden, c.vectors * width)) for width in c.widths]
+        self.enter = Linear(c.tokens * c.hidden, c.hidden)
+        made = [zeroed(Linear(c.hidden, c.vectors * width)) for width in c.widths]
         for layer, vectors in zip(made, first, strict=False):
             with torch.no_grad():
                 layer.bias.copy_(vectors.flatten())
@@ -57,5 +59,5 @@ class WordEncoder(nn.Module):
     def forward(self, said: Tensor) -> tuple[Tensor, ...]:
         c = self.config
         expect("said", said, None, *((c.embed,) if c.kind == "projection" else (None, c.embed)))
-        tokens: Tensor = self.tokens(said)
-        return tuple(layer(tokens.flatten(1)).unflatten(1, (c.vectors, -1)) for layer in self.out)
+        h = F.silu(self.enter(self.tokens(said).flatten(1)))
+        return tuple(layer(h).unflatten(1, (c.vectors, -1)) for layer in self.out)
