@@ -1,14 +1,17 @@
 """A figure of each task that changes pictures, by the shipped model: no selection, seeds as written. `make figures`.
 
-python bench/figures.py [names] [--out docs/figures]
+    python bench/figures.py [names] [--out docs/figures]
+
+Those of what needs a run of one's own are drawn by its bench: `bench/following.py` (stress), `bench/cascade.py` (a cascade).
 """
 
 import io
-import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+import tyro
 from PIL import Image, ImageDraw, ImageFilter
 
 import reverie
@@ -83,13 +86,23 @@ def differential(system):
 
 def outpaint(system):
     """A larger canvas."""
-    image = system.generate(RED, seed=7)[0]
-    made = [system.outpaint(image, RED, left=16, right=16, resample=4, seed=k)[0] for k in (1, 2)]
+    image = system.generate(RED, seed=7)[0].crop((16, 0, 48, 64))
+    made = [system.outpaint(image, RED, left=16, right=16, resample=4, seed=k)[0] for k in (1, 2, 3)]
     small = Image.new("RGB", made[0].size, "white")
     small.paste(image, (16, 0))
-    return sheet(
-        [small, *made], 3, scale=2, below=["the picture", "seed 1", "seed 2"], title="reverie outpaint: 16 pixels left and right"
-    )
+    labels = ["the picture", "seed 1", "seed 2", "seed 3"]
+    return sheet([small, *made], 4, scale=2, below=labels, title="reverie outpaint: 16 pixels left and right")
+
+
+def guidance(system):
+    """Weights, and what tames a high one."""
+    told = [{"guidance": w} for w in (1.0, 2.0, 3.0, 5.0, 8.0)] + [
+        {"guidance": 8.0, "guide": (one,)}
+        for one in ("cfg_zero(steps=0)", "apg(eta=0, norm=2.5, momentum=-0.5)", "rescale(phi=0.7)")
+    ]
+    rows = [system.generate(prompt, seed=7, **how)[0] for prompt in (RED, *OTHERS) for how in told]
+    labels = [f"w = {how['guidance']:g}" for how in told[:5]] + ["8, cfg_zero", "8, apg", "8, rescale"]
+    return sheet(rows, 8, scale=2, below=labels * 3, title="--guidance, and --guide at 8")
 
 
 def invert(system):
@@ -152,10 +165,8 @@ def follow(system):
     for prompt in (RED, *OTHERS):
         new = prompt.replace("red hair", "green hair").replace("brown mustache", "black beard").replace("blonde", "pink")
         rows.append(system.generate(prompt, seed=7)[0])
-        rows += [
-            system.generate(new, tasks=tasks, seed=7)[0] for tasks in ([], [Follow(prompt, own=0.4)], [Follow(prompt, own=0.8)])
-        ]
-    labels = ["the picture", "other words", "--follow", "Follow(own=0.8)"] * 3
+        rows += [system.generate(new, tasks=tasks, seed=7)[0] for tasks in ([], [Follow(prompt, own=0.4)], [Follow(prompt)])]
+    labels = ["the picture", "other words", "Follow(own=0.4)", "--follow"] * 3
     return sheet(rows, 4, scale=2, below=labels, title="--follow: attention as of the first picture, the same seed")
 
 
@@ -210,13 +221,21 @@ def squeezed(image, quality):
     return Image.open(file)
 
 
-FIGURES = (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, control, restore)
+FIGURES = {
+    figure.__name__: figure
+    for figure in (edit, inpaint, differential, outpaint, invert, vary, upscale, both, regions, follow, guidance, control, restore)
+}
 
-if __name__ == "__main__":
+
+def main(names: tyro.conf.Positional[tuple[Literal[tuple(FIGURES)], ...]] = (), out: Path = OUT):
+    """names: of figures; none = all of them."""
     torch.set_num_threads(1)
     model = reverie.load("reverie-avatars")
-    OUT.mkdir(parents=True, exist_ok=True)
-    for figure in FIGURES:
-        if not sys.argv[1:] or figure.__name__ in sys.argv[1:]:
-            figure(model).save(OUT / f"{figure.__name__}.png")
-            print(OUT / f"{figure.__name__}.png", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or FIGURES:
+        FIGURES[name](model).save(out / f"{name}.png")
+        print(out / f"{name}.png", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

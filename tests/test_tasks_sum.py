@@ -1,28 +1,36 @@
 """The sum, shown again: every task on every published system, opened from what its publishers write, under three solvers.
 
 Tiny random weights draw nothing worth seeing; what is asked is that a picture of numbers comes, of the right size, that the task
-shows in it, and that what is to be kept is kept.
+shows in it, and that what is to be kept is kept. The tasks of models that learnt to be shown a picture (`Enlarge`, `Mend`,
+`Instruct`) are theirs alone: tests/test_cascade.py, tests/test_shown_pictures.py.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_control_images import Colours
 from test_generate import pixels
 from test_sum import FROM_FILES, FROM_FOLDERS, opened
 
-from reverie.adapt import Control
+from reverie.adapt import Control, ImagePrompt
+from reverie.adapt.image_prompt import sites
 from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
+from reverie.nets.image_prompt import ImagePromptConfig, ImagePromptNet
 from reverie.nets.unet import UNet
 from reverie.tasks import Edit, Invert, Vary, generate, inpaint, outpaint, upscale
-from reverie.tasks.control import Steer
+from reverie.tasks.control import Show, Steer
 from reverie.tasks.follow import Follow
 from reverie.tasks.regions import Region, Regions
 from reverie.tasks.restore import Restore
 
 SOLVERS = ("ddim", "dpmpp-2m", "euler-a")
+CALM = 0.1
+"""Of what a random net says where its way to noise is to be undone, as can be that of a net which has learnt."""
 TIMES = "knots(0.9, 0.6, 0.3, 0)"
 
 
@@ -103,11 +111,30 @@ def varied(system, words, settings):
 
 
 def inverted(system, words, settings):
-    return plain(system, words, settings, Invert(photo(system, settings), words, 0.4))
+    calm = system.denoiser.net.register_forward_hook(lambda net, given, out: CALM * out)
+    try:
+        made = plain(system, words, settings, Invert(photo(system, settings), words, 0.4))
+        assert (made != plain(system, words, settings)).any(), "the task shows"
+    finally:
+        calm.remove()
+    return made
 
 
 def steered(system, words, settings):
     return plain(system, words, settings, Steer((control(system),), (photo(system, settings),)))
+
+
+def seen(system, words, settings):
+    model, said = system.denoiser, None if system.prompt_encoder is None else system.prompt_encoder.prompts([words], (32, 32))
+    if model.guided:
+        said = replace(said, guidance=torch.ones(1))
+    x = torch.zeros(1, *system.codec.shape(settings["height"], settings["width"]))
+    at, widths = sites(model, x, said)
+    torch.manual_seed(0)
+    net = ImagePromptNet(ImagePromptConfig(embed=3, tokens=2, width=16, sites=widths, at=at))
+    for layer in net.v:
+        torch.nn.init.normal_(layer.weight)
+    return plain(system, words, settings, Show((ImagePrompt(net=net, eye=Colours()),), (photo(system, settings),)))
 
 
 def followed(system, words, settings):
@@ -132,7 +159,7 @@ def guided(system, words, settings):
     return plain(system, words, settings | {"guide": told})
 
 
-TASKS = (edited, painted, resampled, graded, extended, enlarged, varied, inverted, steered, restored)
+TASKS = (edited, painted, resampled, graded, extended, enlarged, varied, inverted, steered, seen, restored)
 OF_WORDS = (followed, parted, attended, guided)
 
 
@@ -149,18 +176,14 @@ def test_every_task_on_every_system(system, task, solver):
         if task is followed:
             with pytest.raises(UserError, match="hears no words"):
                 task(made, words, settings)
-        return
+        pytest.skip("it hears no words")
     if task is attended and made.prompt_encoder.prompts([words], (32, 32)).tokens is None:
         with pytest.raises(UserError, match="as one vector"):
             task(made, words, settings)
         return
     if task is inverted and solver == "ddim":
         settings = settings | {"grid": "knots(0.9, 0.3, 0.29, 0.28, 0.1, 0.05, 0)"}
-    try:
-        out = task(made, words, settings)
-    except UserError as error:
-        assert task is inverted and "is not undone" in str(error), error  # a random net need not be a map that can be
-        return
+    out = task(made, words, settings)
     known = str(sorted(settings.items()))
     reference = references[known] if known in references else references.setdefault(known, plain(made, words, settings))
     assert out.shape[1:3] in (reference.shape[1:3], (settings["height"], settings["width"]))

@@ -5,7 +5,7 @@
 A solver that bridges with this estimate carries those places from noise to the source on the one path that ends there, so that they
 look, at every t, like the source with noise on it. strength 0 keeps a place for good (inpainting by replacement, Lugmayr et al.,
 arXiv:2201.09865, eq. 8), 1 leaves it to the model, and what is between frees it on the way (Differential Diffusion, Levin & Fried,
-arXiv:2306.00950). The way is counted in steps of the grid.
+arXiv:2306.00950). The way is counted in steps of the grid, and a place is freed at the step that is nearest to its strength.
 """
 
 from dataclasses import dataclass
@@ -62,5 +62,6 @@ class Kept:
 
     def _joined(self, x0: Tensor, t: Tensor, cond: Beside) -> Tensor:
         source, strength = (v.to(x0) for v in cond.values)
-        free = like(left(self.grid, time(t)), x0).float() <= strength.float() + 1e-6
+        steps = len(self.grid) - 1
+        free = like(left(self.grid, time(t)), x0).float() <= (steps * strength.float()).round() / steps + 1e-6
         return torch.where(free, x0, source)

@@ -50,7 +50,8 @@ def _undone(
 ) -> Tensor:
     """x_t of one step, by eq. (1)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (model.path(end.expand(len(target))) for end in (t, s))
-    least, most = alpha_t / alpha_s, (sigma_t / sigma_s).nan_to_num(1.0, posinf=torch.inf)  # 0 / 0: it has arrived already
+    most = (sigma_t / sigma_s).abs().nan_to_num(1.0, posinf=torch.inf)  # some paths end at -0; 0 / 0: it has arrived already
+    least = alpha_t / alpha_s
     gain = torch.where(least > 0, least, most)
     x, made, rest = like(torch.where(least > 0, least, 1.0), target) * target, None, target
     for _ in range(rounds):

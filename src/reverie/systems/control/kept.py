@@ -131,7 +131,7 @@ def load_control(path: Path, base: System) -> Any:
     if body is not None and body != own:
         raise UserError(f"{path} is a control of {name}, and {base.name} has a net of another shape: name that model")
     if stamp and base.hash and stamp != base.hash:
-        LOG.warning("%s was trained on %s of other weights than these of %s", path, name, base.name)
+        LOG.warning("%s was trained on %s of other weights than these of %s", called(path), name, base.name)
     return net
 
 

@@ -236,7 +236,7 @@ EDGES_PLUS = replace(
     EDGES,
     name="avatars-edges-plus",
     about="avatars-edges, taught by the edges that its pictures show",
-    begin="runs/avatars-edges",
+    begin="avatars-edges",
     reward="soft_edges()",
     training=replace(TRAINING, steps=500, rate=2e-4),
 )
