@@ -29,6 +29,7 @@ from reverie.tasks.control import Show
 from reverie.tasks.train import Session
 from reverie.train import Run, fit
 from reverie.train.jobs import to_signal
+from reverie.train.loop import Key
 from reverie.train.objective import uniform
 from reverie.train.steering import Prompting
 
@@ -199,3 +200,21 @@ def test_a_model_that_is_told_nothing_sees_a_picture(tmp_path):
     assert adapter.net.config.sites == sites(model, torch.zeros(1, 3, 16, 16), None)[1]
     made = [np.asarray(generate(system, "", steps=2, tasks=tasks)[0]).astype(int) for tasks in ([], [Show((adapter,), (PHOTO,))])]
     assert np.abs(made[0] - made[1]).max() > 0
+
+
+def test_what_a_picture_tells_is_what_its_caption_does(run):
+    """The distance to the caption's vector is a part of the loss, and falls with it."""
+    job, rows, key = run[1].run.job, np.arange(8), Key(0, 3)
+    with torch.no_grad():
+        gap, whole = job._misread(rows, key), job.loss(rows, key)
+        job.reading = 0.0
+        torch.testing.assert_close(whole, job.loss(rows, key) + 0.1 * gap)
+        job.reading = 0.1
+        captions = job.encoder.prompts([job.prompt(int(i), key.numpy("read")) for i in rows]).vector
+        assert job._told(job.view(rows, key.numpy("seen"))).shape == captions.shape == (8, 78)
+    optimiser = torch.optim.Adam(job.learnt.parameters(), 1e-3)
+    for _ in range(20):
+        optimiser.zero_grad()
+        job._misread(rows, key).mean().backward()
+        optimiser.step()
+    assert job._misread(rows, key).mean() < 0.7 * gap.mean()

@@ -103,7 +103,35 @@ class Sharing(Steering):
 
 
 class Prompting(Steering):
-    """A `Steering` by pictures as prompts (`ImagePrompted`): what is seen is what an encoder of pictures said of each."""
+    """A `Steering` by pictures as prompts (`ImagePrompted`): what is seen is what an encoder of pictures said of each.
+
+    reading: of a model that hears words as one vector alone, the weight of how far what a picture tells by it is from what its
+    caption does, in mean squares; from noise alone colours are learnt slowly.
+    """
+
+    def __init__(self, *given: Any, reading: float = 0.0, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.reading = reading
+
+    def loss(self, index: np.ndarray, key: Key) -> Tensor:
+        loss = super().loss(index, key)
+        return loss + self.reading * self._misread(self.rows[index], key) if self.reading else loss
+
+    def _misread(self, index: np.ndarray, key: Key) -> Tensor:
+        """(B,)."""
+        assert self.prompt is not None and self.view is not None
+        captions, seen = key.numpy("read"), self.view(index, key.numpy("seen"))
+        with torch.no_grad():
+            wanted = self.encoder.prompts([self.prompt(int(i), captions) for i in index]).vector
+        return (self._told(seen) - wanted).square().mean(1)
+
+    def _told(self, seen: Tensor) -> Tensor:
+        """The vector that is heard of pictures without words."""
+        with torch.no_grad():
+            nothing: Tensor = self.encoder.prompts([""] * len(seen)).vector
+        word: Any = self.learnt.word
+        told: Tensor = nothing + word(self.learnt(seen), nothing)
+        return told
 
     def _heard(self, cond: Cond, seen: Tensor) -> Cond:
         return replace(cond, images=self.learnt(seen))
@@ -135,6 +163,11 @@ class Naming(Prompting):
                 words.enter_context(reader.learnt().instead({_name(k): rows for k, rows in enumerate(vectors)}))
             cond: Cond = self.encoder.prompts([f"{text}, {_name(k)}" if text else _name(k) for k, text in enumerate(told)])
         return cond
+
+    def _told(self, seen: Tensor) -> Tensor:
+        cond = self._cond(None, seen)
+        assert cond is not None and cond.vector is not None
+        return cond.vector
 
 
 def _name(k: int) -> str:

@@ -155,13 +155,16 @@ def check_sites(c: ImagePromptConfig, base: System, what: str) -> None:
 
 
 def attentions(base: System) -> tuple[Kind, tuple[int, ...], int]:
-    """Those of a system at which an image prompt looks in, by asking it once, and the width of the vector by which it hears words;
-    0 where it hears none, or by attention."""
+    """Those of a system at which an image prompt looks in, by asking it once, and `vector_of` it."""
     model, encoder = base.denoiser, base.prompt_encoder
     x = torch.zeros(1, *base.codec.shape(*base.defaults.size), device=model.place)
-    cond = None if encoder is None else encoder.prompts([""])
-    vector = 0 if cond is None or cond.vector is None or cond.tokens is not None else cond.vector.shape[1]
-    return *sites_of(model, x, cond), vector
+    return *sites_of(model, x, None if encoder is None else encoder.prompts([""])), vector_of(base)
+
+
+def vector_of(base: System) -> int:
+    """The width of the vector by which it hears words; 0 where it hears none, or by attention."""
+    cond = None if base.prompt_encoder is None else base.prompt_encoder.prompts([""])
+    return 0 if cond is None or cond.vector is None or cond.tokens is not None else cond.vector.shape[1]
 
 
 def check_eye(seen: Any, c: ImagePromptConfig | WordEncoderConfig, what: str, folder: Path) -> None:

@@ -49,7 +49,8 @@ class WordEncoderRecipe(Seeing):
 
     def job(self, net: Any, base: System) -> Callable[..., Steering]:
         """What it says is a word of the prompt."""
-        return partial(Naming, base.denoiser, learnt=net, readers=tuple(readers(base.prompt_encoder).values()))
+        known = tuple(readers(base.prompt_encoder).values())
+        return partial(Naming, base.denoiser, learnt=net, readers=known, reading=self.read(base))
 
 
 def initial(reader: Any, text: str, count: int) -> Tensor:

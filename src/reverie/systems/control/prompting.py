@@ -5,7 +5,7 @@ reverie generate "" --control "image_prompt(net='runs/avatars-picture', image='f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ class ImagePromptRecipe(Seeing):
     def job(self, net: Any, base: System) -> Callable[..., Steering]:
         """Its model hears it."""
         prompted = ImagePrompted(base.denoiser, [ImagePrompt(net=net, eye=self.seeing(), name=self.name)])
-        return partial(Prompting, prompted, learnt=net)
+        return partial(Prompting, prompted, learnt=net, reading=self.read(base))
 
 
 PICTURE = ImagePromptRecipe(
@@ -38,5 +38,5 @@ PICTURE = ImagePromptRecipe(
     about="a picture as a prompt of reverie-avatars",
     source="avatars",
     times="log_normal(mean=0.0, deviation=1.6)",
-    training=TRAINING,
+    training=replace(TRAINING, steps=3000),
 )

@@ -10,7 +10,8 @@ from torch import Tensor
 from reverie.card import card_of, parse, rebuild
 from reverie.errors import UserError
 from reverie.systems.control.beside import Beside
-from reverie.systems.control.image_prompt import EYES
+from reverie.systems.control.image_prompt import EYES, vector_of
+from reverie.systems.system import System
 from reverie.train.jobs import View, to_signal
 
 
@@ -30,11 +31,15 @@ class Seeing(Beside):
     """And its layers."""
     drop_pictures: float = 0.1
     """Share of pictures that are not shown, for the other half of guidance."""
+    reading: float = 0.1
+    """Of a model that hears words as one vector, the weight of how far what a picture tells by it is from what its caption does."""
 
     def check(self) -> None:
         """UserError for shares that are none, and an encoder that there is not."""
         if not 0 <= self.drop_pictures < 1:
             raise UserError(f"--drop-pictures is {self.drop_pictures}; it is a share, at least 0 and less than 1")
+        if not 0 <= self.reading < float("inf"):
+            raise UserError(f"--reading is {self.reading}; it is a weight, 0 or more")
         if self.tokens < 1 or self.depth < 1 or self.hidden < 1:
             raise UserError(f"--tokens, --depth and --hidden are {self.tokens}, {self.depth}, {self.hidden}; each is 1 or more")
 
@@ -43,6 +48,10 @@ class Seeing(Beside):
         heads, embed = max(1, self.hidden // 64), self.seeing().width(self.kind == "resampler")
         named = {"kind": self.kind, "tokens": self.tokens, "hidden": self.hidden, "depth": self.depth}
         return named | {"embed": embed, "heads": heads, "ratio": 2}
+
+    def read(self, base: System) -> float:
+        """The weight of reading, of this model: 0 where it does not hear words so."""
+        return self.reading if vector_of(base) else 0.0
 
     def view(self, images: np.ndarray) -> View:
         """What the encoder says of them, asked once of each; of some that it says nothing."""
