@@ -10,11 +10,10 @@ themselves. `own`: KID of the model's own styles, with a prompt that names one, 
 replaced.
 """
 
-import csv
 import json
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from rows import put
 
 import reverie
 from reverie.cli.adapt import Adapt
@@ -72,7 +72,6 @@ class Bench:
     samples: int = 240
     threads: int = 2
     out: Path = Path("bench/results/adapt.csv")
-    known: dict = field(default_factory=dict)
 
 
 def data(bench):
@@ -126,9 +125,9 @@ class Judge:
         return self.yard.row(system.name, made).kid, agreed, own
 
 
-def run(bench, judge, pictures, name, way, how):
+def run(bench, judge, pictures, before, name, way, rank=None, count=None, minutes=None):
     """One training, and what came of it."""
-    count, minutes, rank = how.pop("pictures", bench.pictures), how.pop("minutes", bench.minutes), how.pop("rank", None)
+    count, minutes = count or bench.pictures, minutes or bench.minutes
     folder = bench.folder / f"{name}-{bench.seed}"
     method = way.partition("-")[0]
     options = {k: v for k, v in WAYS[way].items() if k != "rank"}
@@ -146,45 +145,33 @@ def run(bench, judge, pictures, name, way, how):
     system = open_model(str(whole) if whole.exists() else "reverie-avatars", **files)
     kid, agreed, own = judge(system, bench.seed, options.get("caption", "{}"))
     size = sum(Path(file[0]).stat().st_size for file in files.values()) if files else whole.stat().st_size
-    before = bench.known["before"]
-    put(
-        bench,
+    row = (
         {
             "style": STYLE, "run": name, "method": way, "rank": asked.recipe().rank, "pictures": count, "minutes": minutes,
             "seed": bench.seed, **json.loads(spent.read_text()), "kid x 1000": kid, "before": before[0], "ratio": before[0] / kid,
             "agreement": agreed, "agreement before": before[1], "real": judge.real, "own": own, "own before": before[2],
             "MB": size / 1e6,
-        },
+        }
     )  # fmt: skip
-
-
-def put(bench, row):
-    """The row, beside those of other runs."""
-    new = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()}
-    print(new, flush=True)
-    old = list(csv.DictReader(bench.out.open())) if bench.out.exists() else []
-    with bench.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows([each for each in old if any(each[k] != new[k] for k in KEY)] + [new])
+    put(bench.out, FIELDS, KEY, [row])
 
 
 def main(bench):
     torch.set_num_threads(bench.threads)
     pictures = data(bench)
     judge = Judge(bench, pictures)
-    bench.known["before"] = judge(reverie.load("reverie-avatars"), bench.seed)
-    print("before", bench.known["before"], "real", judge.real, flush=True)
+    before = judge(reverie.load("reverie-avatars"), bench.seed)
+    print("before", before, "real", judge.real, flush=True)
     if bench.what == "style":
         for way in bench.ways:
-            run(bench, judge, pictures, way, way, {})
+            run(bench, judge, pictures, before, way, way)
         return
     for rank in bench.ranks:
-        run(bench, judge, pictures, f"rank-{rank}", "lora", {"rank": rank})
+        run(bench, judge, pictures, before, f"rank-{rank}", "lora", rank=rank)
     for minutes in bench.lengths:
-        run(bench, judge, pictures, f"minutes-{minutes:g}", "lora", {"minutes": minutes})
+        run(bench, judge, pictures, before, f"minutes-{minutes:g}", "lora", minutes=minutes)
     for count in bench.counts:
-        run(bench, judge, pictures, f"pictures-{count}", "lora", {"pictures": count})
+        run(bench, judge, pictures, before, f"pictures-{count}", "lora", count=count)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ evaluations a step where that is not 1. share: the samples that a student learnt
 that took. What is measured, and how, is `reverie evaluate`'s; rows of the same run are replaced.
 """
 
-import csv
 import json
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Literal
 
 import torch
 import tyro
+from rows import put as write
 
 from reverie.cli.distill import Distill
 from reverie.systems.distilled import KINDS
@@ -125,15 +125,7 @@ def measure(bench):
 
 def put(bench, rows):
     """The rows, beside those of other runs."""
-    named = [{"teacher": Path(bench.teacher).name, **row} for row in rows]
-    new = [{k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in named]
-    print(new[-1], flush=True)
-    old = list(csv.DictReader(bench.out.open())) if bench.out.exists() else []
-    known = {tuple(row[k] for k in KEY) for row in new}
-    with bench.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows([row for row in old if tuple(row[k] for k in KEY) not in known] + new)
+    write(bench.out, FIELDS, KEY, [{"teacher": Path(bench.teacher).name, **row} for row in rows])
 
 
 if __name__ == "__main__":

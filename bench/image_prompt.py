@@ -12,13 +12,13 @@ but for that. `another` are other people's pictures, the floor; `codec` the pict
 Rows of the same setting are replaced.
 """
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from rows import put
 
 from reverie.adapt import ImagePrompted
 from reverie.card import parse, rebuild
@@ -110,17 +110,7 @@ def main(bench):
         gaps = [float(apart(to_signal(real[k : k + 1]), to_signal(pictures[k : k + 1]))) for k in range(len(real))]
         rows.append(row | {"distance": f"{np.mean(gaps):.3f}", "kid x 1000": f"{1000 * kid(far, see(pictures))[0]:.1f}"})
         print(rows[-1], flush=True)
-    write(bench.out, [{k: str(v) for k, v in row.items()} for row in rows])
-
-
-def write(out, rows):
-    """The rows beside those of other settings."""
-    old = list(csv.DictReader(out.open())) if out.exists() else []
-    new = {tuple(row[k] for k in KEY) for row in rows}
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows([row for row in old if tuple(row[k] for k in KEY) not in new] + rows)
+    put(bench.out, FIELDS, KEY, rows)
 
 
 if __name__ == "__main__":
