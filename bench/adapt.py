@@ -23,13 +23,13 @@ import tyro
 from PIL import Image
 from rows import put
 
-import reverie
 from reverie.cli.adapt import Adapt
 from reverie.data.avatars import avatars, generate_file
 from reverie.measure.agreement import shown
 from reverie.measure.features import imagenet
 from reverie.measure.report import Yardstick
 from reverie.systems.shipped import open_model, open_reader
+from reverie.tasks import generate
 from reverie.tasks.train import Session
 
 KEY = ("style", "run", "method", "rank", "pictures", "minutes", "seed")
@@ -101,7 +101,7 @@ def learnt(bench, pictures, count):
 
 
 def images(system, prompts, seed, **more):
-    made = system.generate(list(prompts), seed=seed, batch=40, **more)
+    made = generate(system, list(prompts), seed=seed, batch=40, **more)
     return np.stack([np.asarray(image).transpose(2, 0, 1) for image in made])
 
 
@@ -160,7 +160,7 @@ def main(bench):
     torch.set_num_threads(bench.threads)
     pictures = data(bench)
     judge = Judge(bench, pictures)
-    before = judge(reverie.load("reverie-avatars"), bench.seed)
+    before = judge(open_model("reverie-avatars"), bench.seed)
     print("before", before, "real", judge.real, flush=True)
     if bench.what == "style":
         for way in bench.ways:

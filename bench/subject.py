@@ -36,6 +36,7 @@ from reverie.measure.agreement import shown
 from reverie.measure.distances import kid
 from reverie.measure.features import imagenet
 from reverie.systems.shipped import open_model, open_reader
+from reverie.tasks import generate
 from reverie.tasks.train import Session
 
 KEY = ("run", "method", "prior", "minutes", "seed")
@@ -108,7 +109,7 @@ def data(bench):
 
 
 def images(system, prompts, seed):
-    made = system.generate(list(prompts), seed=seed, batch=40)
+    made = generate(system, list(prompts), seed=seed, batch=40)
     return np.stack([np.asarray(image).transpose(2, 0, 1) for image in made])
 
 

@@ -205,3 +205,20 @@ def test_one_picture_is_too_few(place, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["adapt", "lora", *words, "--updates", "1"])
     assert "1 picture: two are needed at least" in capsys.readouterr().err
+
+
+def test_the_model_that_ships_learns_a_word(place, tmp_path):
+    """Opened from its file, as everybody has it."""
+    asked = ("--data", str(place / "pictures"), "--word", "sks", "--updates", "2", "--batch", "2", "--threads", "1")
+    main(["adapt", "inversion", *asked, "--out", str(tmp_path)])
+    (file,) = tmp_path.glob("embedding.safetensors")
+    assert weights_of(file)["sks"].abs().max() > 0
+    plain, told = (
+        open_model("reverie-avatars", **how).prompt_encoder.prompts(["sks"]).vector for how in ({}, {"embeddings": [str(file)]})
+    )
+    torch.testing.assert_close(told - plain, weights_of(file)["sks"])
+
+
+def weights_of(file):
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118

@@ -37,10 +37,11 @@ class Concepts(Words):
         self.sizes = [1 + len(known) for known in self.values.values()]
         self.width = sum(self.sizes)
         self.heads = nn.Linear(text.width, self.width)
-        object.__setattr__(self, "later", Learnt(self.width))  # no part of it: what is saved of it stays the same
 
     def learnt(self) -> Learnt:
         """Words that it learnt later."""
+        if "later" not in self.__dict__:  # made here: an encoder that is opened is built without numbers first
+            object.__setattr__(self, "later", Learnt(self.width))  # no part of it: what is saved of it stays the same
         later: Learnt = self.__dict__["later"]
         return later
 
