@@ -51,7 +51,7 @@ class ImagePrompt(When):
 
     def _tokens(self, see: Callable[[Tensor, bool], Tensor], pictures: Tensor) -> Tensor:
         own = next(self.net.tokens.parameters())
-        out: Tensor = self.net(see(pictures, self.net.config.kind == "resampler").to(own))
+        out: Tensor = self.net(see(pictures, self.net.config.kind != "projection").to(own))
         return out.float()
 
 

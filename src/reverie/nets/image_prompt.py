@@ -11,7 +11,7 @@ Nets that hear words by one vector z, and not by attention, are told z + w f(c, 
 need not say again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,15 +27,17 @@ from reverie.nets.precision import Linear
 class ImagePromptConfig:
     """The shape of an `ImagePromptNet`.
 
-    kind: `projection` hears one vector of a picture, `resampler` what the encoder says of each place. embed: their width.
+    kind: `projection` hears one vector of a picture; `resampler` what the encoder says of each place, by queries, and so does
+    `places`, of so many, each in its place. embed: their width.
     tokens: M. width: of the tokens, as of the text's. sites: widths of the attentions that look, in the order in which the net
     comes to them. at: which these are; where there are none to text alone, those of the picture to text and itself, or to itself.
     vector: width of the vector by which the net hears words, where it hears them so; 0: not.
     hidden, heads, depth: of the resampler, whose heads are 64 wide, and its feed-forward `ratio` times as wide as it.
     """
 
-    kind: Literal["projection", "resampler"] = "projection"
+    kind: Literal["projection", "resampler", "places"] = "projection"
     embed: int = 1024
+    places: int = 0
     tokens: int = 4
     width: int = 768
     sites: tuple[int, ...]
@@ -45,6 +47,10 @@ class ImagePromptConfig:
     heads: int = 12
     depth: int = 4
     ratio: int = 4
+
+
+NARROW = 32
+"""Numbers of each place, where all of them are heard at once."""
 
 
 class Projection(nn.Module):
@@ -99,9 +105,30 @@ class Resampler(nn.Module):
         return out
 
 
-def reader_of(c: ImagePromptConfig) -> Projection | Resampler:
+class Places(nn.Module):
+    """(B, places, embed) -> (B, tokens, width): little of each place, and a projection of all. Where a thing is it need not learn
+    from what is said of it, as queries must, which are long all alike."""
+
+    def __init__(self, c: ImagePromptConfig) -> None:
+        super().__init__()
+        self.enter = Linear(c.embed, NARROW)
+        self.all = Projection(replace(c, embed=c.places * NARROW))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.all(F.silu(self.enter(x)).flatten(1))
+        return out
+
+
+def reader_of(c: ImagePromptConfig) -> nn.Module:
     """What makes tokens (B, tokens, width) of what an encoder says."""
-    return Projection(c) if c.kind == "projection" else Resampler(c)
+    made = {"projection": Projection, "resampler": Resampler, "places": Places}[c.kind](c)
+    return made
+
+
+def heard(said: Tensor, c: ImagePromptConfig) -> Tensor:
+    """What an encoder said; ValueError unless it has the shape that `reader_of` reads."""
+    expect("said", said, None, *((c.embed,) if c.kind == "projection" else (c.places or None, c.embed)))
+    return said
 
 
 class Word(nn.Module):
@@ -120,8 +147,8 @@ class Word(nn.Module):
 class ImagePromptNet(nn.Module):
     """Equation (1): net(said) -> the tokens (B, M, width), and net.answer(site, q, tokens) what its second attention says.
 
-    said (B, embed), or (B, L, embed) for a resampler; net.word(tokens, z) is f(c, z), (B, vector), where there is a vector. The
-    values and f start at zero: at first it says nothing.
+    said (B, embed), or (B, L, embed) where it hears of places; net.word(tokens, z) is f(c, z), (B, vector), where there is a
+    vector. The values and f start at zero: at first it says nothing.
     """
 
     def __init__(self, config: ImagePromptConfig) -> None:
@@ -133,9 +160,7 @@ class ImagePromptNet(nn.Module):
         self.word = Word(c) if c.vector else None
 
     def forward(self, said: Tensor) -> Tensor:
-        c = self.config
-        expect("said", said, None, *((c.embed,) if c.kind == "projection" else (None, c.embed)))
-        out: Tensor = self.tokens(said)
+        out: Tensor = self.tokens(heard(said, self.config))
         return out
 
     def answer(self, site: int, q: Tensor, tokens: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nets.blocks import expect, zeroed
-from reverie.nets.image_prompt import ImagePromptConfig, reader_of
+from reverie.nets.blocks import zeroed
+from reverie.nets.image_prompt import ImagePromptConfig, heard, reader_of
 from reverie.nets.precision import Linear
 
 
@@ -20,12 +20,13 @@ from reverie.nets.precision import Linear
 class WordEncoderConfig:
     """The shape of a `WordEncoder`.
 
-    kind, embed, hidden, heads, depth, ratio: as of `ImagePromptConfig`; tokens: what a picture becomes on the way. widths: of the
-    vectors of words, of each encoder of text. vectors: of a word.
+    kind, embed, places, hidden, heads, depth, ratio: as of `ImagePromptConfig`; tokens: what a picture becomes on the way. widths:
+    of the vectors of words, of each encoder of text. vectors: of a word.
     """
 
-    kind: Literal["projection", "resampler"] = "resampler"
+    kind: Literal["projection", "resampler", "places"] = "resampler"
     embed: int = 1024
+    places: int = 0
     tokens: int = 8
     hidden: int = 256
     heads: int = 4
@@ -36,7 +37,7 @@ class WordEncoderConfig:
 
 
 class WordEncoder(nn.Module):
-    """said (B, embed), or (B, L, embed) for a resampler -> a word's vectors (B, vectors, width) for each encoder of text.
+    """said (B, embed), or (B, L, embed) where it hears of places -> a word's vectors (B, vectors, width) for each encoder of text.
 
     first: (vectors, width) of each, which it says of any picture before it has learnt.
     """
@@ -44,11 +45,9 @@ class WordEncoder(nn.Module):
     def __init__(self, config: WordEncoderConfig, first: tuple[Tensor, ...] = ()) -> None:
         super().__init__()
         self.config = c = config
-        shape = ImagePromptConfig(
-            kind=c.kind, embed=c.embed, tokens=c.tokens, width=c.hidden, sites=(), hidden=c.hidden, heads=c.heads, depth=c.depth,
-            ratio=c.ratio,
-        )  # fmt: skip
-        self.tokens = reader_of(shape)
+        parts = {name: getattr(c, name) for name in ("kind", "embed", "places", "tokens", "hidden", "heads", "depth", "ratio")}
+        self.shape = ImagePromptConfig(**parts, width=c.hidden, sites=())
+        self.tokens = reader_of(self.shape)
         self.enter = Linear(c.tokens * c.hidden, c.hidden)
         made = [zeroed(Linear(c.hidden, c.vectors * width)) for width in c.widths]
         for layer, vectors in zip(made, first, strict=False):
@@ -58,6 +57,5 @@ class WordEncoder(nn.Module):
 
     def forward(self, said: Tensor) -> tuple[Tensor, ...]:
         c = self.config
-        expect("said", said, None, *((c.embed,) if c.kind == "projection" else (None, c.embed)))
-        h = F.silu(self.enter(self.tokens(said).flatten(1)))
+        h = F.silu(self.enter(self.tokens(heard(said, self.shape)).flatten(1)))
         return tuple(layer(h).unflatten(1, (c.vectors, -1)) for layer in self.out)

@@ -169,7 +169,7 @@ def vector_of(base: System) -> int:
 
 def check_eye(seen: Any, c: ImagePromptConfig | WordEncoderConfig, what: str, folder: Path) -> None:
     """UserError unless the adapter reads what this encoder says."""
-    if (width := seen.width(c.kind == "resampler")) != c.embed:
+    if (width := seen.width(c.kind != "projection")) != c.embed:
         raise UserError(
             f"{what} reads pictures as {c.embed} numbers, and the image encoder in {folder} says {width}: name the folder of the "
             "one that it was trained with"

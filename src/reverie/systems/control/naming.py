@@ -75,7 +75,7 @@ def named(path: str | Path, base: System, pictures: Sequence[np.ndarray], word: 
     known, widths = readers(base.prompt_encoder), net.config.widths
     if tuple(reader.learnt().width for reader in known.values()) != widths:
         raise UserError(f"{path} says words {widths} wide, and those of {base.name} are others: name the model it was trained on")
-    see, places = seeing(eye(place), place.parent / "image_encoder", str(path)), net.config.kind == "resampler"
+    see, places = seeing(eye(place), place.parent / "image_encoder", str(path)), net.config.kind != "projection"
     check_eye(see, net.config, str(path), place.parent / "image_encoder")
     each = [net.float()(see.said(to_signal(picture[None]), places)) for picture in pictures]
     return Embedding(word, {part: torch.cat([said[i] for said in each]).mean(0) for i, part in enumerate(known)})

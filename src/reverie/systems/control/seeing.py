@@ -21,8 +21,8 @@ class Seeing(Beside):
 
     eye: str = "lite0()"
     """The encoder: lite0(), of the extra `metrics`, or clip(folder='...') from a folder of transformers' layout."""
-    kind: Literal["projection", "resampler"] = "resampler"
-    """Whether it hears one vector of a picture, or of each place."""
+    kind: Literal["projection", "resampler", "places"] = "places"
+    """Whether it hears one vector of a picture, or of each place: by learnt queries, or each in its place, which learns sooner."""
     tokens: int = 8
     """What a picture becomes."""
     hidden: int = 256
@@ -45,8 +45,10 @@ class Seeing(Beside):
 
     def shape(self) -> dict[str, Any]:
         """Of what reads the encoder's sayings."""
-        heads, embed = max(1, self.hidden // 64), self.seeing().width(self.kind == "resampler")
-        named = {"kind": self.kind, "tokens": self.tokens, "hidden": self.hidden, "depth": self.depth}
+        eye, whole = self.seeing(), self.kind == "projection"
+        heads, embed = max(1, self.hidden // 64), eye.width(not whole)
+        places = {"places": eye.unsaid(torch.zeros(1, 3, 16, 16), True).shape[1]} if self.kind == "places" else {}
+        named = places | {"kind": self.kind, "tokens": self.tokens, "hidden": self.hidden, "depth": self.depth}
         return named | {"embed": embed, "heads": heads, "ratio": 2}
 
     def read(self, base: System) -> float:
@@ -55,7 +57,7 @@ class Seeing(Beside):
 
     def view(self, images: np.ndarray) -> View:
         """What the encoder says of them, asked once of each; of some that it says nothing."""
-        eye, places = self.seeing(), self.kind == "resampler"
+        eye, places = self.seeing(), self.kind != "projection"
         nothing = eye.unsaid(torch.zeros(1, 3, 16, 16), places)
         known = torch.zeros(len(images), *nothing.shape[1:], dtype=torch.float16)
         there = np.zeros(len(images), bool)
