@@ -18,6 +18,7 @@ from reverie.nets.text import TextConfig
 from reverie.nets.unet import UNetConfig
 from reverie.systems.control import open_control, open_image_prompt
 from reverie.systems.control.beside import Trained
+from reverie.systems.control.naming import WordEncoderRecipe, named
 from reverie.systems.control.prompting import ImagePromptRecipe
 from reverie.systems.recipes import RECIPES
 from reverie.systems.system import Part, System
@@ -78,6 +79,10 @@ def test_every_recipe_trains(name, places, tmp_path):
         recipe = replace(recipe, size=64)
     session = Session.open(recipe, tmp_path, resume=False)
     assert all(np.isfinite(now.loss) for now in session) and session.run.step == 2
+    if isinstance(recipe, WordEncoderRecipe):
+        said = named(tmp_path, session.system.base, [np.zeros((3, 64, 64), dtype=np.uint8)], "sks")
+        assert said.name == "sks" and all(torch.isfinite(v).all() for v in said.vectors.values())
+        return
     if isinstance(session.system, Trained):
         what = open_image_prompt if isinstance(recipe, ImagePromptRecipe) else open_control
         again = what(tmp_path / "palette.safetensors" if getattr(recipe, "shared", 0) else tmp_path, session.system.base)
