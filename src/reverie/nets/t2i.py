@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.nets.blocks import expect
+from reverie.nets.unet import UNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +129,11 @@ class T2IAdapter(nn.Module):
     def silence(self) -> Iterable[nn.Module]:
         """No layers start at zero."""
         return ()
+
+
+def t2i_of(net: UNet, factor: int = 1, hint_channels: int = 3) -> T2IAdapter:
+    """A fresh adapter of this U-Net, full: a feature a level, to the last block before each halving; factor: as of `T2IConfig`."""
+    c = net.config
+    places = tuple(level * (c.blocks + 1) + c.blocks for level in range(len(c.widths)))
+    shape: dict[str, Any] = {"channels": tuple(c.widths), "shrink": c.patch * factor, "places": places, "factor": factor}
+    return T2IAdapter(T2IConfig(hint_channels=hint_channels, **shape)).to(next(net.parameters()).device)

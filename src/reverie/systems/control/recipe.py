@@ -4,7 +4,8 @@ reverie train avatars-edges --out runs/avatars-edges
 reverie generate "a bald man" --control "control(net='runs/avatars-edges', image='photo.png', take='edges()')"
 
 Whole (ControlNet, arXiv:2302.05543); for any of several kinds of hints (Uni-ControlNet, arXiv:2305.16322); begun from another
-control, by what the pictures show (ControlNet++, arXiv:2404.07987); changes of one that many share (CtrLoRA, arXiv:2410.09400).
+control, by what the pictures show (ControlNet++, arXiv:2404.07987); changes of one that many share (CtrLoRA, arXiv:2410.09400);
+a small net that looks at the picture alone (T2I-adapter, arXiv:2302.08453).
 """
 
 import copy
@@ -27,6 +28,7 @@ from reverie.errors import UserError
 from reverie.nets.control import control_of
 from reverie.nets.control_transformer import control_transformer_of
 from reverie.nets.lora import adapt, changes, choose
+from reverie.nets.t2i import t2i_of
 from reverie.nets.unet import UNet
 from reverie.systems.control.beside import Beside, Trained
 from reverie.systems.control.kept import SHIPPED, kinds, load_control, save_changes, save_control, shared, small_name
@@ -86,6 +88,8 @@ class ControlRecipe(Beside):
     """The most noise, sigma / alpha, at which it is."""
     blocks: int = 0
     """How many blocks of a transformer are copied; 0 = half."""
+    adapter: bool = False
+    """A T2I-adapter of a U-Net, which reads the picture once for all steps, in place of a copy of the model."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -133,6 +137,8 @@ class ControlRecipe(Beside):
             raise UserError(f"--alone is {self.alone}; it is a share, from 0 to 1")
         if self.rank < 0:
             raise UserError(f"--rank is {self.rank}; it is 1 or more, or 0 for a control that learns whole")
+        if self.adapter and (self.begin or self.rank):
+            raise UserError("--adapter learns whole, and from the beginning: leave --begin and --rank out")
         if self.shared and (not self.rank or not self.hints or self.reward):
             raise UserError("--shared is of several --hints, whose changes have a --rank, and learns from no --reward")
         if (self.rank or self.reward) and not self.begin and not self.shared:
@@ -145,6 +151,10 @@ class ControlRecipe(Beside):
         """A silent control of the model."""
         net: Any = base.denoiser.net
         factor, channels = base.codec.factor, self._channels
+        if self.adapter:
+            if not isinstance(net, UNet):
+                raise UserError(f"--adapter is of a U-Net, and {base.name} is a {type(net).__name__}: leave it out")
+            return t2i_of(net, factor, channels)
         if isinstance(net, UNet):
             return control_of(net, factor, channels)
         return control_transformer_of(net, self.blocks, factor=factor, hint_channels=channels)
