@@ -28,8 +28,9 @@ from reverie.nets.precision import Linear, exact
 class DiTConfig:
     """The shape of a `DiT`.
 
-    in_channels: of the latent. size: its height and width, for which positions are stored; others are computed at call
-    time. patch: pixels of a patch, each way. width, depth, heads: of the transformer. mlp_ratio: hidden over width.
+    in_channels: of the latent, the last `seen` of which are of a picture that is only looked at. size: its height and
+    width, for which positions are stored; others are computed at call time. patch: pixels of a patch, each way. width,
+    depth, heads: of the transformer. mlp_ratio: hidden over width.
     learn_sigma: twice the channels come out. context_dim: width of the tokens, None for no cross-attention.
     vector_dim: width of the vector, None where it already has the transformer's width. gelu: "tanh" as published, or
     "none" for the exact function, which is quicker on a CPU. time_shift: of the clock's frequencies (`sinusoids`). eps: of
@@ -37,6 +38,7 @@ class DiTConfig:
     """
 
     in_channels: int = 4
+    seen: int = 0
     size: int = 32
     patch: int = 2
     width: int = 384
@@ -51,6 +53,8 @@ class DiTConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seen < self.in_channels:
+            raise ValueError(f"seen must leave channels to draw: got {self.seen} of {self.in_channels}")
         if self.size % self.patch or self.width % 4:
             raise ValueError(
                 f"size must be a multiple of patch, and width of 4: got size {self.size}, patch {self.patch}, width {self.width}"
@@ -63,7 +67,7 @@ class DiTConfig:
 
     @property
     def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
+        return (self.in_channels - self.seen) * (2 if self.learn_sigma else 1)
 
 
 DIT_S_2 = DiTConfig()

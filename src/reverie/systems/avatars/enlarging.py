@@ -64,8 +64,10 @@ REPAIR = replace(
     name="avatars-repair",
     about="avatars made whole: colours, holes, edges, JPEG's blocks",
     damages=("grey()", "jpeg(least=5, most=40)", "hole()", "uncrop()"),
-    net=replace(NET, channels=48),
-    objective=replace(OBJECTIVE, times="log_normal(mean=-0.6, deviation=1.4)"),
+    shrink=2,
+    codec="reverie-avatars",
+    net=replace(AVATARS.net, in_channels=7, seen=4, vector_dim=None),
+    objective=replace(AVATARS.objective, times="log_normal(mean=0.0, deviation=1.6)"),  # what is missing is chosen in much noise
     sampling=replace(SAMPLING, steps=20),
-    training=replace(TRAINING, minutes=25),
+    training=replace(TRAINING, minutes=60, warmup=200),
 )
