@@ -58,7 +58,7 @@ class Bench:
     minutes: float = 5.0
     prior: int = 60
     style: Path = Path("runs/adapt/lora-0/lora.safetensors")
-    style_data: Path = Path("runs/adapt/lorelei.safetensors")
+    style_data: Path = Path("runs/adapt/adventurer.safetensors")
     seed: int = 0
     threads: int = 2
     out: Path = Path("bench/results/subject.csv")
