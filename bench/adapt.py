@@ -3,12 +3,12 @@
     python bench/adapt.py style                     # every way, ten minutes each
     python bench/adapt.py curves                    # a LoRA by rank, by minutes, by pictures
 
-The style is `adventurer` of DiceBear, made anew where it is missing: the first pictures of a set of 400 are learnt; the last 240 are
-what is drawn. Their captions say, in words that the model knows, what both have: how long the hair is, its colour and that of the
-skin; they do not name the style. KID x 1000 in the features of EfficientNet-Lite0 to those,
-`before` by the model as it ships; agreement: the share of colours asked for that the shipped reader sees, which sees `real` of them in
-the pictures themselves, a style that it has not learnt. `own`: KID of the model's own styles, with a prompt that names one, to real
-pictures of them. Rows of the same run are replaced.
+The style is `adventurer` of DiceBear, made anew where it is missing: the first pictures of a set of 400 are learnt; the last 240
+are what is drawn. Their captions say, in words that the model knows, what both have: how long the hair is, its colour and that of
+the skin; they do not name the style. KID x 1000 in the features of EfficientNet-Lite0 to those, `before` by the model as it ships;
+agreement: the share of colours asked for that the shipped reader sees, which sees `real` of them in the pictures themselves, a
+style that it has not learnt. `own`: KID of the model's own styles, with a prompt that names one, to real pictures of them. Rows of
+the same run are replaced.
 """
 
 import json

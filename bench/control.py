@@ -14,7 +14,6 @@ anything. Rows `codec` are the real pictures as the model's codec draws them, wh
 same setting are replaced.
 """
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from rows import put
 from skimage.morphology import dilation
 
 from reverie.adapt import Controlled
@@ -44,7 +44,8 @@ from reverie.systems.weights import CARD
 from reverie.train.jobs import to_pictures, to_signal
 from reverie.train.rewarding import patches, soft_edges, squares
 
-FIELDS = ("control", "hint", "prompts", "guided", "weight", "guidance", "n", "steps", "error", "reward", "kid", "identity")
+KEY = ("control", "hint", "prompts", "guided", "weight", "guidance", "n", "steps")
+FIELDS = (*KEY, "error", "reward", "kid", "identity")
 
 
 @dataclass
@@ -156,29 +157,17 @@ def main(bench):
             each = [ERRORS[name](p, one) for p, one in zip(upright(pictures), asked, strict=True)]
             row = {"control": who, "hint": kind, "prompts": bench.prompts, "n": count}
             row |= {"guided": bench.guided, "weight": bench.weight, "guidance": bench.guidance}
-            row |= {"steps": bench.steps, "error": f"{np.mean(each):.4g}"}
-            row |= {"reward": f"{float(REWARD[name](to_signal(pictures), hints).mean()):.4g}"}
-            row |= {"kid": f"{kids.get(who) or 1000 * kid(far, see(pictures))[0]:.4g}"}
+            row |= {"steps": bench.steps, "error": float(np.mean(each))}
+            row |= {"reward": float(REWARD[name](to_signal(pictures), hints).mean())}
+            row |= {"kid": kids.get(who) or 1000 * kid(far, see(pictures))[0]}
             rows.append(row | {"identity": same if who == whose else ""})
-            print(rows[-1], flush=True)
-        write(bench.out, rows)
+        put(bench.out, FIELDS, KEY, rows)
 
 
 def own(place):
     """The kinds of hints that a control was trained on, as it says."""
     about = json.loads(metadata(place / "model.safetensors" if place.is_dir() else place)[CARD])["about"]
     return about.get("hints") or [about["hint"]]
-
-
-def write(out, rows):
-    """The rows beside those of other settings."""
-    key = FIELDS[: FIELDS.index("error")]
-    old = list(csv.DictReader(out.open())) if out.exists() else []
-    new = {tuple(str(row[k]) for k in key) for row in rows}
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows([row for row in old if tuple(row[k] for k in key) not in new] + rows)
 
 
 if __name__ == "__main__":

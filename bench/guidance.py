@@ -10,11 +10,13 @@ is two evaluations of a net of this size, under whatever guidance, but for the p
 Fashion-MNIST, classes in turn: accuracy by the shipped reader; frechet to the 10,000 test pictures in its features; diversity, the
 mean distance there between two pictures of one class, over that of real ones. Avatars: agreement with prompts by the shipped
 reader; kid x 1000 in EfficientNet-Lite0 to 1,000 held-out avatars. Both: ends, the share of values within 1 of 0 or 255 (of the
-brightest alone on Fashion-MNIST, whose ground is 0); saturation, the mean of HSV's (of avatars). Rows that are there are kept.
+brightest alone on Fashion-MNIST, whose ground is 0); saturation, the mean of HSV's (of avatars). `autoguide WHICH 0` is the weak
+model itself. Rows that are there are kept.
 """
 
 import csv
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +149,7 @@ class Fashion:
         reader = f"classifier(reader='{bench.classifier}', scale=%g)"
         return [
             *(("", w) for w in WEIGHTS),
-            *((f"autoguide {which} {scale:g}", 1.0) for which, scale in itertools.product(weak, (1.5, 2.5))),
+            *((f"autoguide {which} {scale:g}", 1.0) for which, scale in itertools.product(weak, (0, 1.5, 2.5))),
             *((reader % s, 0.0) for s in (1, 3, 8)),
             (reader % 1, 1.0),
             ("pag(scale=1)", 1.0),
@@ -221,13 +223,15 @@ def draw(rows: list[dict[str, str]], place: Path) -> None:
     left.set(xlabel="w or s", title="Fashion-MNIST: accuracy and diversity")
     middle.plot([float(r["w"]) for r in curve], [float(r["distance"]) for r in curve], "o-", label="CFG")
     for which in dict.fromkeys(r["guides"].rpartition(" ")[0] for r in fashion if r["guides"].startswith("autoguide")):
-        some = [r for r in fashion if r["guides"].rpartition(" ")[0] == which]
+        some = [r for r in fashion if r["guides"].rpartition(" ")[0] == which and float(r["guides"].rpartition(" ")[2]) > 0]
         at = [1.0, *(float(r["guides"].rpartition(" ")[2]) for r in some)]
         label = "weak: " + which.removeprefix("autoguide ").replace("ema", "average")
         middle.plot(at, [float(curve[0]["distance"]), *(float(r["distance"]) for r in some)], "o-", label=label)
     middle.set(xlabel="scale", title="Fashion-MNIST: Frechet distance", xlim=(0.9, 3.1))
     inside = [
-        float(r["distance"]) for r in fashion if r["guides"].startswith("autoguide") or (not r["guides"] and float(r["w"]) <= 3)
+        float(r["distance"])
+        for r in fashion
+        if re.match(r"autoguide .* [1-9]", r["guides"]) or (not r["guides"] and float(r["w"]) <= 3)
     ]
     middle.set_ylim(0.9 * min(inside), 1.05 * max(inside))
     for axis, some, name in ((ends_, fashion, "ends"), (right, faces, "distance")):

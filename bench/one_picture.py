@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from adapt import images
 from image_prompt import COLOUR, recoloured
 from PIL import Image
 from rows import put
-from subject import images, opened
+from subject import opened
 
 from reverie.cli.adapt import Adapt
 from reverie.data.avatars import avatars

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from adapt import images
 from PIL import Image
 from rows import put
 
@@ -36,7 +37,6 @@ from reverie.measure.agreement import shown
 from reverie.measure.distances import kid
 from reverie.measure.features import imagenet
 from reverie.systems.shipped import open_model, open_reader
-from reverie.tasks import generate
 from reverie.tasks.train import Session
 
 KEY = ("run", "method", "prior", "minutes", "seed")
@@ -106,11 +106,6 @@ def data(bench):
         Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(folder / f"{k}.png")
         (folder / f"{k}.txt").write_text(said(*context))
     return folder
-
-
-def images(system, prompts, seed):
-    made = generate(system, list(prompts), seed=seed, batch=40)
-    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in made])
 
 
 class Judge:
