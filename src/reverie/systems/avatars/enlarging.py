@@ -15,6 +15,7 @@ from dataclasses import replace
 from reverie.nets.unet import UNetConfig
 from reverie.systems.avatars.latent import NET as TRANSFORMER
 from reverie.systems.avatars.recipe import AVATARS
+from reverie.systems.avatars.recipe import NET as AVATARS_NET
 from reverie.systems.recipe import Objective, Recipe
 from reverie.systems.system import Sampling
 from reverie.train.training import Training
@@ -66,7 +67,7 @@ REPAIR = replace(
     damages=("grey()", "jpeg(least=5, most=40)", "hole()", "uncrop()"),
     shrink=2,
     codec="reverie-avatars",
-    net=replace(AVATARS.net, in_channels=7, seen=4, vector_dim=None),
+    net=replace(AVATARS_NET, in_channels=7, seen=4, vector_dim=None),
     objective=replace(AVATARS.objective, times="log_normal(mean=0.0, deviation=1.6)"),  # what is missing is chosen in much noise
     sampling=replace(SAMPLING, steps=20),
     training=replace(TRAINING, minutes=60, warmup=200),

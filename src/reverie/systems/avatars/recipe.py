@@ -28,6 +28,8 @@ ENLARGER = EnlargerRecipe(
     training=Training(steps=3000, batch=16, rate=2e-3, decay=0.6, holdout=256, widths=(0.05,), snapshots=0),
 )
 
+NET = DiTConfig(in_channels=3, size=32, patch=4, width=256, depth=6, heads=4, learn_sigma=False, vector_dim=CONCEPTS, gelu="none")
+
 AVATARS = Recipe(
     name="avatars",
     about="text to drawn faces in four styles: 32 px by diffusion, 64 px by avatars-enlarger",
@@ -35,9 +37,7 @@ AVATARS = Recipe(
     shrink=2,
     codec="reverie-avatars",
     wording="reverie-avatars",
-    net=DiTConfig(
-        in_channels=3, size=32, patch=4, width=256, depth=6, heads=4, learn_sigma=False, vector_dim=CONCEPTS, gelu="none"
-    ),
+    net=NET,
     objective=Objective(rule="edm(sigma_data=0.6)", sigma_data=0.6, times="log_normal(mean=-0.6, deviation=1.4)"),
     sampling=Sampling(solver="dpmpp-2m", steps=20, guidance=3.0, grid="karras(smallest=0.02, largest=80)", size=(64, 64)),
     training=Training(steps=22000, batch=16, rate=2e-3, warmup=200, decay=0.5, holdout=256, validate_minutes=6),
