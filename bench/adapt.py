@@ -1,14 +1,14 @@
 """A style that the shipped model has never seen, by each way of adapting it: what is gained, and what is lost.
 
+    python bench/style_reader.py                    # the judge
     python bench/adapt.py style                     # every way, ten minutes each
     python bench/adapt.py curves                    # a LoRA by rank, by minutes, by pictures
 
 The style is `adventurer` of DiceBear, made anew where it is missing: the first pictures of a set of 400 are learnt; the last 240
 are what is drawn. Their captions say, in words that the model knows, what both have: how long the hair is, its colour and that of
 the skin; they do not name the style. KID x 1000 in the features of EfficientNet-Lite0 to those, `before` by the model as it ships;
-agreement: the share of colours asked for that the shipped reader sees, which sees `real` of them in the pictures themselves, a
-style that it has not learnt. `own`: KID of the model's own styles, with a prompt that names one, to real pictures of them. Rows of
-the same run are replaced.
+agreement: the share of those three that the judge sees, and `real` that in the pictures themselves. `own`: KID of the model's own
+styles, with a prompt that names one, to real pictures of them. Rows of the same run are replaced.
 """
 
 import json
@@ -30,7 +30,8 @@ from reverie.data.avatars import avatars, generate_file
 from reverie.measure.agreement import shown
 from reverie.measure.features import imagenet
 from reverie.measure.report import Yardstick
-from reverie.systems.shipped import open_model, open_reader
+from reverie.systems.shipped import open_model
+from reverie.systems.weights import load_any
 from reverie.tasks import generate
 from reverie.tasks.train import Session
 
@@ -120,9 +121,9 @@ class Judge:
 
     def __init__(self, bench, pictures):
         rows = range(len(pictures) - bench.samples, len(pictures))
-        self.asked = [{k: v for k, v in told(pictures, row).items() if k != "hair"} for row in rows]
+        self.asked = [told(pictures, row) for row in rows]
         self.prompts = [captioned(pictures, row) for row in rows]
-        self.reader, features = open_reader("avatars"), imagenet()
+        self.reader, features = load_any(bench.folder / "reader" / "model.safetensors").reader, imagenet()
         self.yard = Yardstick(features, pictures.images[list(rows)])
         self.real = shown(pictures.images[list(rows)], self.asked, self.reader).overall
         held = avatars().split(256)[1].take(np.arange(120))
