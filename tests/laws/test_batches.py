@@ -1,10 +1,14 @@
 """Law 8: a sample does not depend on the batch it is drawn in."""
 
+import json
+
 import pytest
 import torch
 from paths import F64, PATHS, mixture
 
 from reverie.denoiser import Cond, Denoiser, OneByOne
+from reverie.errors import UserError
+from reverie.files import save_tensors
 from reverie.guide import cfg
 from reverie.nets.dit import DiT, DiTConfig
 from reverie.nets.mmdit import MMDiT, MMDiTConfig
@@ -25,8 +29,10 @@ from reverie.solve import (
     Single,
     heun,
     lms,
+    load_step,
     midpoint,
     sample,
+    save_step,
     trace,
     unipc,
 )
@@ -103,6 +109,29 @@ def test_law_8_a_trace_goes_on_from_any_step():
         later = list(trace(model, x, grid, solver, rng=rng, begin=steps[2]))
         assert torch.equal(later[-1].x, steps[-1].x) and later[-1].nfe == steps[-1].nfe, name
         assert [s.index for s in later] == [3, 4, 5]
+
+
+def test_law_8_a_trace_goes_on_from_a_step_on_disk(tmp_path):
+    """Of every solver there is, on one grid and on one of each sample's own; what is carried is whole."""
+    path = schedules.flow()
+    model, rng = Drawn(path), Rng.of(7, 4, dtype=F64)
+    x, grid = path.prior((4, 2), rng=rng), grids.uniform()(path, 6)
+    for name, solver in ALONE.items():
+        for times in (grid, grid[:, None].expand(7, 4)):
+            steps = list(trace(model, x, times, solver, rng=rng))
+            save_step(steps[3], tmp_path / "step.safetensors", {"picture": 1})
+            step, about = load_step(tmp_path / "step.safetensors")
+            later = list(trace(model, x, times, solver, rng=rng, begin=step))
+            assert torch.equal(later[-1].x, steps[-1].x) and later[-1].nfe == steps[-1].nfe, name
+            assert [s.index for s in later] == [4, 5] and about == {"picture": 1}
+
+
+def test_what_is_no_step_is_refused(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, {"step": json.dumps({"index": 1})})
+    (tmp_path / "b.safetensors").write_bytes(b"cut")
+    for name, said in (("a", "holds no step"), ("b", "not a whole safetensors file")):
+        with pytest.raises(UserError, match=f"{said}.*begin the picture anew"):
+            load_step(tmp_path / f"{name}.safetensors")
 
 
 def test_law_8_strict_pictures_do_not_change_by_a_bit():

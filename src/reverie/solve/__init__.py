@@ -47,4 +47,6 @@ from reverie.solve.runge_kutta import midpoint as midpoint
 from reverie.solve.runge_kutta import rk4 as rk4
 from reverie.solve.sde import Maruyama as Maruyama
 from reverie.solve.single import Single as Single
+from reverie.solve.stored import load_step as load_step
+from reverie.solve.stored import save_step as save_step
 from reverie.solve.tuned import Tuned as Tuned
