@@ -68,18 +68,20 @@ def to_images(x: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[0] if a.shape[0] == 1 else np.ascontiguousarray(a.transpose(1, 2, 0))) for a in arrays]
 
 
-def _run(system: System, settings: Settings, tasks: Sequence[Task], guides: Sequence[Guide]) -> Iterator[Preview | list[Picture]]:
+def _run(
+    system: System, settings: Settings, tasks: Sequence[Task], guides: Sequence[Guide], begin: Preview | None
+) -> Iterator[Preview | list[Picture]]:
     prompts = settings.prompts()
-    for first in range(0, len(prompts), settings.batch):
-        begin = time.perf_counter()
+    for first in range(0 if begin is None else begin.first, len(prompts), settings.batch):
+        now = time.perf_counter()
         with torch.no_grad():
             start = begun(system, settings, tasks, first, guides)
             model, x = start.model, start.x
-        step = None
-        for step in trace(model, x, start.grid, start.solver, cond=start.told, rng=start.rng):
+        step = before = begin.step if begin is not None and first == begin.first else None
+        for step in trace(model, x, start.grid, start.solver, cond=start.told, rng=start.rng, begin=before):
             yield Preview(first, len(prompts), step, system)
         assert step is not None
-        yield _finish(start, prompts[first : first + settings.batch], step, begin, tasks)
+        yield _finish(start, prompts[first : first + settings.batch], step, now, tasks)
 
 
 @torch.no_grad()
@@ -104,11 +106,23 @@ def _cards(tasks: Sequence[Any], index: int) -> tuple[Card, ...]:
     return tuple(card for card in found if card is not None)
 
 
-def run(system: System, settings: Settings, tasks: Sequence[Task] = ()) -> Iterator[Preview | list[Picture]]:
-    """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once."""
+def run(
+    system: System, settings: Settings, tasks: Sequence[Task] = (), begin: Preview | None = None
+) -> Iterator[Preview | list[Picture]]:
+    """Every step of every batch, and after each batch its pictures, as they come; an impossible solver or grid is named at once.
+
+    begin: a step of an earlier run of the same, to go on from, bit for bit, if `goes_on`; pictures of batches before it are done.
+    """
     plan(system, settings)
+    if begin is not None and not goes_on(settings):
+        raise UserError("momentum remembers the steps before, which are not kept: begin the picture anew")
     guides = [opened(guide) for guide in settings.guide]
-    return _remedied(_run(system, settings, tasks, guides), settings)
+    return _remedied(_run(system, settings, tasks, guides, begin), settings)
+
+
+def goes_on(settings: Settings) -> bool:
+    """Whether a picture can be taken up at a step: all that it depends on is in the step, but for the memory of momentum."""
+    return not any(parse(call).get("momentum") for call in settings.guide)
 
 
 def _remedied(events: Iterator[Preview | list[Picture]], settings: Settings) -> Iterator[Preview | list[Picture]]:
