@@ -1,0 +1,89 @@
+"""The studio's folder: what is in it, and that nothing outside it can be named.
+
+FOLDER/models, loras, controls    what a person puts there: safetensors files, folders in diffusers' layout
+FOLDER/uploads/HASH.png           pictures that were sent, as we wrote them again
+FOLDER/pictures/ID-K.png          what was made
+FOLDER/jobs.db, work/ID/          the queue, and steps of pictures that are not done
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from reverie.data.picture_file import MAX_PIXELS, read_picture
+from reverie.errors import UserError, nearest
+from reverie.files import write_whole
+from reverie.systems.control.kept import SHIPPED as CONTROLS
+from reverie.systems.shipped import SHIPPED
+
+HASH = re.compile("[0-9a-f]{64}")
+MADE = re.compile(r"[0-9a-f]{32}-\d{1,6}")
+HEAVIEST = 64_000_000
+"""Bytes of a picture that is sent."""
+
+
+class Library:
+    """`folder` and what lies in it, which is made where it is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder).expanduser().resolve()
+        for name in ("models", "loras", "controls", "uploads", "pictures", "work"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def keep(self, data: bytes) -> str:
+        """The name of a picture that was sent: it is read, and written again as PNG without all that was not picture.
+
+        UserError where it is no picture that Pillow reads, or too large.
+        """
+        if len(data) > HEAVIEST:
+            raise UserError(f"the picture has {len(data)} bytes; at most {HEAVIEST} are taken: make it smaller")
+        name = hashlib.sha256(data).hexdigest()
+        raw = self.folder / "uploads" / f"{name}.sent"
+        try:
+            write_whole(raw, lambda part: part.write_bytes(data))
+            image = read_picture(raw, MAX_PIXELS)
+        except UserError as error:
+            raise UserError(str(error).replace(str(raw), "the picture")) from None
+        finally:
+            raw.unlink(missing_ok=True)
+        write_whole(self.folder / "uploads" / f"{name}.png", lambda part: image.save(part, "PNG"))
+        return name
+
+    def picture(self, name: Any) -> Path:
+        """The file of a picture that was sent, by its name, or that was made, as ID-K."""
+        if isinstance(name, str):
+            for folder, form in (("uploads", HASH), ("pictures", MADE)):
+                if form.fullmatch(name) and (path := self.folder / folder / f"{name}.png").is_file():
+                    return path
+        raise UserError(f"there is no picture {str(name)!r:.80}: send it first, and use the name that comes back")
+
+    def model(self, name: Any) -> str:
+        """What `open_model` takes: a shipped model's own name, or the path of one in the library."""
+        return name if isinstance(name, str) and name in SHIPPED else self._named("models", name, SHIPPED)
+
+    def lora(self, name: Any) -> str:
+        """A LoRA of the library with its weight, as NAME or NAME:0.8."""
+        stem, _, weight = str(name).rpartition(":")
+        if not stem or not re.fullmatch(r"-?\d+(\.\d+)?", weight):
+            return self._named("loras", name)
+        return f"{self._named('loras', stem)}:{weight}"
+
+    def control(self, name: Any) -> str:
+        """A control of the library, or one that ships."""
+        return name if isinstance(name, str) and name in CONTROLS else self._named("controls", name, CONTROLS)
+
+    def names(self, what: str) -> list[str]:
+        """What lies in one of the folders: names of files without their suffix, and of folders."""
+        found = [entry for entry in os.scandir(self.folder / what) if entry.is_dir() or entry.name.endswith(".safetensors")]
+        return sorted(entry.name.removesuffix(".safetensors") for entry in found)
+
+    def _named(self, what: str, name: Any, others: Any = ()) -> str:
+        """The path of a thing by its name, which must be among those that are there: what is asked for is never made a path."""
+        there = self.names(what)
+        if not isinstance(name, str) or name not in there:
+            kind = what.removesuffix("s")
+            raise UserError(f"there is no {kind} {str(name)!r:.80}.{nearest(str(name)[:200], [*others, *there])}")
+        path = self.folder / what / f"{name}.safetensors"
+        return str(path if path.is_file() else self.folder / what / name)
