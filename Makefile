@@ -23,7 +23,7 @@ $(VENV)/ready: $(VENV)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/tested: $(VENV)/ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,metrics,data,control]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,metrics,data,control,studio]'
 	$(BIN)/pip install --quiet --no-deps k-diffusion==0.1.1.post1  # only its sampling.py is loaded: no wandb, no older numpy
 	touch $@
 

@@ -52,6 +52,7 @@ def test_commands():
         "systems",
         "doctor",
         "convert",
+        "studio",
     ]
     assert list(RECIPES) == [
         "toy-2d", "fashion-mnist", "avatars", "avatars-words", "avatars-enlarger", "avatars-autoencoder", "avatars-latent",

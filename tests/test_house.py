@@ -21,7 +21,8 @@ FLOORS = (
     ("adapt", "distill", "lift"),
     ("systems",),
     ("tasks",),
-    ("cli", "studio"),
+    ("studio",),
+    ("cli",),
     ("__main__",),
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -27,6 +27,7 @@ COMMANDS = {
     "systems": "the published models that can be opened, and what they need",
     "doctor": "what a LoRA is, and whether it fits a model",
     "convert": "a published model as a folder that diffusers opens",
+    "studio": "a page to make pictures in, and HTTP APIs for programs",
 }
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from reverie.data.picture_file import MAX_PIXELS, read_picture
 from reverie.errors import UserError, nearest
 from reverie.files import write_whole
-from reverie.systems.control.kept import SHIPPED as CONTROLS
-from reverie.systems.shipped import SHIPPED
+from reverie.studio.queue import Unknown
 
 HASH = re.compile("[0-9a-f]{64}")
+JOB = re.compile("[0-9a-f]{32}")
 MADE = re.compile(r"[0-9a-f]{32}-\d{1,6}")
 HEAVIEST = 64_000_000
 """Bytes of a picture that is sent."""
@@ -61,6 +61,8 @@ class Library:
 
     def model(self, name: Any) -> str:
         """What `open_model` takes: a shipped model's own name, or the path of one in the library."""
+        from reverie.systems.shipped import SHIPPED  # which needs torch, and the server is to be there before
+
         return name if isinstance(name, str) and name in SHIPPED else self._named("models", name, SHIPPED)
 
     def lora(self, name: Any) -> str:
@@ -72,7 +74,23 @@ class Library:
 
     def control(self, name: Any) -> str:
         """A control of the library, or one that ships."""
-        return name if isinstance(name, str) and name in CONTROLS else self._named("controls", name, CONTROLS)
+        from reverie.systems.control.kept import SHIPPED  # likewise
+
+        return name if isinstance(name, str) and name in SHIPPED else self._named("controls", name, SHIPPED)
+
+    def preview(self, job: str, index: int) -> Path:
+        """What a job that runs shows of one of its pictures."""
+        path = self.folder / "work" / job / f"{index:d}.png"
+        if not JOB.fullmatch(job) or not path.is_file():
+            raise Unknown(f"job {job!r:.80} shows no picture {index} now")
+        return path
+
+    def made(self, before: str = "", limit: int = 60) -> list[str]:
+        """Names of the pictures that were made, the newest first; before: one whose elders are wanted."""
+        found = [(entry.stat().st_mtime_ns, entry.name[:-4]) for entry in os.scandir(self.folder / "pictures")]
+        names = [name for _, name in sorted(found, reverse=True) if MADE.fullmatch(name)]
+        first = names.index(before) + 1 if before in names else 0
+        return names[first : first + limit]
 
     def names(self, what: str) -> list[str]:
         """What lies in one of the folders: names of files without their suffix, and of folders."""

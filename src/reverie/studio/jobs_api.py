@@ -1,0 +1,187 @@
+"""Our own routes: jobs that are answered at once and done later, what they are made of, and what they made."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import Field
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
+
+from reverie.errors import UserError
+from reverie.studio.hands import Hands
+from reverie.studio.queue import Job, Queue, Unknown
+from reverie.studio.strict import Strict
+
+BEAT = 15.0
+"""Seconds after which a stream that has nothing to say says so, and notices that nobody listens."""
+router = APIRouter(prefix="/v1")
+
+
+def hands(request: Request) -> Hands:
+    """The workers of this server."""
+    found: Hands = request.app.state.hands
+    return found
+
+
+Working = Annotated[Hands, Depends(hands)]
+Client = Annotated[str, Header(alias="X-Client", max_length=200)]
+
+
+class Asked(Strict):
+    """A job: see `studio/asked.py`."""
+
+    kind: str = "draw"
+    model: str = "reverie-avatars"
+    prompt: Any = ""
+    settings: dict[str, Any] = Field({})
+    loras: list[Any] = Field([])
+    tasks: list[Any] = Field([])
+    priority: int = Field(0, ge=-100, le=100)
+
+
+def told(job: Job, event: Mapping[str, Any], ahead: int | None = None) -> dict[str, Any]:
+    """A job as it is answered."""
+    base = f"/v1/jobs/{job.id}"
+    own = {name: getattr(job, name) for name in ("id", "kind", "state", "stopping", "priority", "made", "begun", "ended", "error")}
+    own |= {"asked": job.asked, "result": job.result, "poll_url": base, "events_url": f"{base}/events"}
+    progress = {name: event[name] for name in ("step", "steps", "first", "total", "shown") if name in event}
+    return own | {"progress": progress or None} | ({} if ahead is None else {"ahead": ahead})
+
+
+@router.post("/jobs", status_code=202)
+async def submit(
+    asked: Asked,
+    working: Working,
+    client: Client = "",
+    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
+) -> dict[str, Any]:
+    """Takes a job; what can be known to be wrong of it is said here."""
+    wish = asked.model_dump(exclude={"kind", "priority"}, exclude_unset=True)
+    job = await working.submit(wish, asked.kind, client, asked.priority, key)
+    return told(job, {}, await working.ask(Queue.ahead, job.id))
+
+
+@router.get("/jobs")
+async def jobs(
+    working: Working,
+    state: Annotated[list[str], Query(max_length=6)] = [],  # noqa: B006  FastAPI copies it
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """The newest first."""
+    found = await working.look(Queue.jobs, *state, limit=limit)
+    return {"jobs": [told(job, working.latest.get(job.id, {})) for job in found]}
+
+
+@router.get("/jobs/{id}")
+async def job(id: str, working: Working) -> dict[str, Any]:
+    """How it stands; 404 for one that is not known, which is never one that is done."""
+    found = await working.look(Queue.get, id)
+    ahead = await working.look(Queue.ahead, id) if found.state == "queued" else None
+    return told(found, working.latest.get(id, {}), ahead)
+
+
+@router.post("/jobs/{id}/cancel")
+async def cancel(id: str, working: Working) -> dict[str, Any]:
+    """Ends it, a running one within a step; 409 where it has ended."""
+    return told(await working.cancel(id), {})
+
+
+@router.post("/jobs/{id}/resume", status_code=202)
+async def resume(id: str, working: Working) -> dict[str, Any]:
+    """Lets one go on that was interrupted; 409 where it was not."""
+    found = await working.ask(Queue.resume, id)
+    working.call()
+    return told(found, {})
+
+
+@router.get("/jobs/{id}/events")
+async def events(id: str, working: Working) -> StreamingResponse:
+    """Server-sent events: the job each time that something is new of it, until it is over."""
+    await working.look(Queue.get, id)  # 404 before the stream begins
+    return StreamingResponse(stream(working, id), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def stream(working: Hands, id: str) -> AsyncIterator[str]:
+    """A line for each change; a slow reader misses what was between."""
+    async for found, event in working.changes(id, BEAT):
+        yield ": nothing new\n\n" if found is None else f"event: job\ndata: {json.dumps(told(found, event))}\n\n"
+
+
+@router.get("/jobs/{id}/previews/{index}")
+async def preview(id: str, index: int, working: Working) -> FileResponse:
+    """The predicted clean picture at the last step of a job that runs."""
+    await working.look(Queue.get, id)
+    return _file(working.library.preview(id, index))
+
+
+@router.post("/uploads", status_code=201)
+async def upload(request: Request, working: Working) -> JSONResponse:
+    """Takes a picture (the body of the request), and gives the name by which a task means it, and what it tells of its making."""
+    data = await request.body()
+    return JSONResponse(await asyncio.to_thread(_kept, working, data), 201)
+
+
+def _kept(working: Hands, data: bytes) -> dict[str, Any]:
+    from reverie.studio.told import said
+
+    name = working.library.keep(data)
+    return {"name": name, "url": f"/v1/pictures/{name}", "made": said(data)}
+
+
+@router.get("/pictures")
+async def pictures(
+    working: Working, before: str = "", limit: Annotated[int, Query(ge=1, le=500)] = 60
+) -> dict[str, list[dict[str, Any]]]:
+    """What was made, the newest first; before: the name of one, whose elders are wanted."""
+    found = await asyncio.to_thread(working.library.made, before, limit)
+    return {"pictures": [{"name": name, "url": f"/v1/pictures/{name}"} for name in found]}
+
+
+@router.get("/pictures/{name}")
+async def picture(name: str, working: Working) -> FileResponse:
+    """A picture that was made or sent, as PNG."""
+    try:
+        return _file(working.library.picture(name))
+    except UserError as error:
+        raise Unknown(str(error)) from None
+
+
+@router.get("/pictures/{name}/made")
+async def made(name: str, working: Working) -> dict[str, Any]:
+    """What the picture tells of its making, as a job that makes it again."""
+    from reverie.studio.told import said
+
+    path = (await picture(name, working)).path
+    return {"made": await asyncio.to_thread(lambda: said(Path(path).read_bytes()))}
+
+
+@router.get("/models")
+async def models(working: Working) -> dict[str, Any]:
+    """What can be drawn with: OpenAI's list, and of each what is known of it."""
+    from reverie.studio.shelf import models as found
+
+    return {"object": "list", "data": await asyncio.to_thread(found, working.library)}
+
+
+@router.get("/models/{name}")
+async def model(name: str, working: Working) -> dict[str, Any]:
+    """One of them."""
+    for one in (await models(working))["data"]:
+        if one["id"] == name:
+            return dict(one)
+    raise Unknown(f"there is no model {name!r:.80}: GET /v1/models lists them")
+
+
+@router.get("/choices")
+async def choices(working: Working) -> dict[str, Any]:
+    """What a page needs to offer: settings, solvers, tasks with their fields, LoRAs, controls."""
+    from reverie.studio.shelf import choices as found
+
+    return await asyncio.to_thread(found, working.library)
+
+
+def _file(path: Path) -> FileResponse:
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})

@@ -1,0 +1,83 @@
+"""What there is to choose from: models, what is known of each, and what a job may ask for."""
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from reverie.errors import UserError
+from reverie.files import metadata
+from reverie.process.grids import GRIDS
+from reverie.solve.names import SOLVERS
+from reverie.studio.asked import TASKS
+from reverie.studio.library import Library
+from reverie.systems.control.kept import SHIPPED as CONTROLS
+from reverie.systems.shipped import SHIPPED
+from reverie.systems.weights import CARD
+from reverie.tasks.settings import LIMITS, Settings
+
+
+def models(library: Library) -> list[dict[str, Any]]:
+    """Of each its name, size, checksum, licence, and what it draws by itself; shipped ones first."""
+    own = {name: Path(library.model(name)) for name in library.names("models") if name not in SHIPPED}
+    return [_told(name, path) for name, path in {**SHIPPED, **own}.items()]
+
+
+def _told(name: str, path: Path) -> dict[str, Any]:
+    stat, shipped = path.stat(), name in SHIPPED
+    told = {"id": name, "object": "model", "created": int(stat.st_mtime), "owned_by": "reverie" if shipped else "library"}
+    if path.is_dir():
+        return told | {"bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), "sha256": None}
+    return told | {"bytes": stat.st_size, "sha256": _checksum(path, stat.st_mtime_ns)} | _about(path)
+
+
+@functools.lru_cache(256)
+def _checksum(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a file of ours says of itself: its styles, licence and how it is sampled; nothing of others' files."""
+    try:
+        card = json.loads(metadata(path).get(CARD, "{}"))
+        about, usual = card.get("about", {}), card.get("defaults", {})
+        found = {"styles": about.get("styles", []), "licence": (about.get("data") or {}).get("licence"), "defaults": usual}
+        return {name: value for name, value in found.items() if value}
+    except (UserError, ValueError, AttributeError):
+        return {}
+
+
+def choices(library: Library) -> dict[str, Any]:
+    """Settings, solvers, times, tasks and their fields, LoRAs and controls."""
+    settings = {f.name: f.default for f in fields(Settings) if f.name not in ("prompt", "guide")}
+    return {
+        "settings": settings,
+        "limits": LIMITS,
+        "solvers": list(SOLVERS),
+        "grids": [f"{make.__name__}()" for make in GRIDS if _bare(make)],
+        "tasks": {make.__name__: _fields(make) for make in TASKS},
+        "loras": library.names("loras"),
+        "controls": [*CONTROLS, *library.names("controls")],
+    }
+
+
+def _bare(make: Any) -> bool:
+    """Whether it can be made without arguments."""
+    given = inspect.signature(make).parameters.values()
+    return all(p.default is not p.empty for p in given if p.kind is not p.VAR_POSITIONAL) and not any(
+        p.kind is p.VAR_POSITIONAL for p in given
+    )
+
+
+def _fields(make: Any) -> Mapping[str, Any]:
+    about = inspect.getdoc(make) or ""
+    found = inspect.signature(make).parameters.values()
+    asked = [
+        {"name": p.name, "default": None if p.default is p.empty else p.default, "needed": p.default is p.empty} for p in found
+    ]
+    return {"about": about, "fields": asked}
