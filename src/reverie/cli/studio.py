@@ -70,6 +70,7 @@ def _bound(asked: Studio) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((asked.host, asked.port))
+        made.listen(128)  # so that a page that is opened at once waits for its answer
         return made
     except OSError as error:
         raise UserError(f"cannot listen at {asked.host}:{asked.port}: {error.strerror}; choose another --port") from None

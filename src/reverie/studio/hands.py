@@ -46,9 +46,9 @@ class Hands:
             await self._begin(f"worker-{k}")
 
     async def _begin(self, name: str) -> None:
-        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+        pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "reverie.studio.worker", str(self.library.folder), name)
-        process = await asyncio.create_subprocess_exec(*command, **pipes)
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
         self._workers.append(process)
         self._readers.append(asyncio.create_task(self._listen(process, name)))
 

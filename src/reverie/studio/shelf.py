@@ -75,9 +75,7 @@ def _bare(make: Any) -> bool:
 
 
 def _fields(make: Any) -> Mapping[str, Any]:
-    about = inspect.getdoc(make) or ""
     found = inspect.signature(make).parameters.values()
-    asked = [
-        {"name": p.name, "default": None if p.default is p.empty else p.default, "needed": p.default is p.empty} for p in found
-    ]
-    return {"about": about, "fields": asked}
+    needed = [p.name for p in found if p.default is p.empty]
+    usual = {p.name: p.default for p in found if p.default is not p.empty}
+    return {"about": inspect.getdoc(make) or "", "needed": needed, "usual": usual}

@@ -68,7 +68,7 @@ def picture(text: str, what: str) -> bytes:
     """The bytes of a picture as base64, or as a data: URL; UserError for an address, which the studio never fetches."""
     if "://" in text[:40] or text.startswith("//"):
         raise UserError(f"{what} is an address: send the picture itself, as base64; the studio fetches nothing")
-    head, comma, rest = text.partition(",") if text.startswith("data:") else ("", "", text)
+    rest = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode(rest, validate=True)
     except (binascii.Error, ValueError):
