@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test format train-avatars figures clean
+.PHONY: demo test test-web format train-avatars figures clean
 
 demo: $(VENV)/ready
 	$(BIN)/reverie generate \
@@ -32,6 +32,11 @@ test: $(VENV)/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-web: $(VENV)/tested  ## the studio's page in a browser; needs Debian's chromium (apt-get install chromium)
+	command -v chromium >/dev/null || { echo "no chromium: apt-get install chromium"; exit 2; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
+	REVERIE_TEST_WEB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_studio_page.py
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix .
