@@ -19,6 +19,7 @@ from reverie.files import write_whole
 from reverie.solve import called
 from reverie.solve.names import grid_called, grid_of
 from reverie.systems.system import System
+from reverie.tasks import comfy
 from reverie.tasks.generate import Picture
 from reverie.tasks.settings import Settings, meant
 
@@ -126,7 +127,7 @@ def _text(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Made:
     """What a picture tells, from our JSON or from A1111's text; else UserError. Whatever it says is checked, not believed."""
     text = _text(path)
-    for name, reader in (("reverie", _ours), ("parameters", _theirs)):
+    for name, reader in (("reverie", _ours), ("parameters", _theirs), ("prompt", _graph)):
         if said := str(text.get(name, ""))[:LIMIT]:
             made = reader(said, path)
             try:
@@ -184,6 +185,19 @@ def _theirs(said: str, path: Path) -> Made:
         grid=pairs.get("Grid") or grid_of(pairs.get("Schedule type", ""), "a1111") or grid,
     )
     return Made(settings, pairs.get("Model", ""), pairs.get("Model hash", ""))
+
+
+def _graph(said: str, path: Path) -> Made:
+    """That of ComfyUI."""
+    try:
+        found = comfy.told(said)
+        settings = found["settings"]
+        made = Settings(**settings | {"prompt": (settings["prompt"],)})
+        return Made(made, Path(found["model"]).stem, loras=found["loras"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: the graph of ComfyUI in it cannot be read ({error}); type its settings") from None
 
 
 def _size(said: str, path: Path) -> tuple[int | None, int | None]:
