@@ -16,6 +16,7 @@ from reverie.systems import save
 from reverie.systems.adapted import Adapting
 from reverie.systems.lora import given_loras
 from reverie.systems.lora.places import weights
+from reverie.systems.opening import LEARNING
 from reverie.systems.shipped import open_model
 from reverie.systems.weights import load
 from reverie.tasks import generate
@@ -141,7 +142,7 @@ def test_what_is_written_is_what_was_learnt(place, tmp_path, capsys):
         ours |= {f"encoder.{k}": v for k, v in merged_state(made.prompt_encoder).items()}
         said = made.prompt_encoder.prompts(["a sks man"]).tokens
     files = {"loras": [str(tmp_path / "run" / "lora.safetensors")], "embeddings": [str(tmp_path / "run" / "embedding.safetensors")]}
-    system = open_model(str(place / "model.safetensors"), **files)
+    system = open_model(str(place / "model.safetensors"), LEARNING, **files)
     theirs = weights(system)
     moved = [k for k, v in weights(load(place / "model.safetensors")).items() if not torch.equal(v, theirs[k])]
     assert any(k.startswith("encoder.") for k in moved) and any(k.startswith("net.time") for k in moved)
@@ -158,7 +159,7 @@ def test_a_model_draws_first_what_it_is_not_to_forget(place, tmp_path, capsys):
     assert [file.name for file in found] == ["0000.png", "0001.png", "0002.png"]
     recipe = stored(tmp_path / "run")
     assert recipe["regular"] == str(tmp_path / "run" / "prior") and recipe["regular_caption"] == "red hair"
-    own = generate(load(place / "model.safetensors"), "red hair", seed=1)[0]
+    own = generate(open_model(str(place / "model.safetensors")), "red hair", seed=1)[0]
     assert np.array_equal(np.asarray(Image.open(found[1])), np.asarray(own)), "as the model draws them"
     assert "a step takes" in said and "each of 11 pictures some 1 times" in said
     found[1].unlink()

@@ -9,6 +9,7 @@ from PIL import Image
 from reverie.cli.adapt import Adapt
 from reverie.nets.lora import merged_state
 from reverie.systems.lora.places import weights
+from reverie.systems.opening import LEARNING
 from reverie.systems.shipped import open_model, read_model
 from reverie.tasks.train import Session
 
@@ -35,7 +36,7 @@ def test_what_is_learnt_opens_again(name, tmp_path):
         pass
     files = {k: str(tmp_path / "run" / f"{k}.safetensors") for k in ("lora", "embedding")}
     found = {f"{k}s": [file] for k, file in files.items() if k != "embedding" or "word" in more}
-    made, base = open_model(str(tmp_path / name), **found), weights(read_model(str(tmp_path / name)))
+    made, base = open_model(str(tmp_path / name), LEARNING, **found), weights(read_model(str(tmp_path / name)))
     with session.run.averaged():
         ours = {f"net.{k}": v for k, v in merged_state(session.system.system.denoiser.net).items()}
     moved = 0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from reverie.errors import UserError
-from reverie.studio import worker as module
+from reverie.studio import draw as module
 from reverie.studio.asked import read
 from reverie.studio.library import Library
 from reverie.studio.queue import CANCELLED, DONE, FAILED, INTERRUPTED, Queue

@@ -86,8 +86,12 @@ class Tangent:
 
 def derivative(student: Denoiser, x: Tensor, t: Tensor, v: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
     """f and df/dt of eq. (1), each (B, ...)."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():  # quick attention has no forward derivative
-        return forward_ad.unpack_dual(student(_dual(x, v), _dual(t, torch.ones_like(t)), cond))
+    inside, student.autocast = student.autocast, None  # which casts a value and not its derivative
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():  # quick attention has no forward derivative
+            return forward_ad.unpack_dual(student(_dual(x, v), _dual(t, torch.ones_like(t)), cond))
+    finally:
+        student.autocast = inside
 
 
 def _dual(v: Tensor, rate: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reverie.errors import UserError
+from reverie.studio.kinds import kind as read
 from reverie.studio.queue import INTERRUPTED, MOST, OVER, Job, Over, Queue
 
 if TYPE_CHECKING:
@@ -101,17 +101,10 @@ class Hands:
         self, wish: Mapping[str, Any], kind: str = "draw", client: str = "", priority: int = 0, key: str | None = None
     ) -> Job:
         """Takes a job once it is read; UserError for whatever can be known to be wrong of it."""
-        if kind != "draw":
-            raise UserError(f"there is no kind of job {kind!r:.80}: only 'draw'")
-        await asyncio.to_thread(self._read, wish)
+        await asyncio.to_thread(lambda: read(kind).read(wish, self.library))
         job = await self.ask(Queue.submit, kind, wish, client, priority, key)
         self.call()
         return job
-
-    def _read(self, wish: Mapping[str, Any]) -> None:
-        from reverie.studio.asked import read  # which needs torch, and the server is to be there before
-
-        read(wish, self.library)
 
     async def finished(self, id: str, gone: Gone | None = None) -> Job:
         """The job once it is over; it is cancelled where whoever waits for it is gone."""

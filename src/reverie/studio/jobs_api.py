@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import Field
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
 from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 
 from reverie.errors import UserError
@@ -30,15 +31,10 @@ Working = Annotated[Hands, Depends(hands)]
 Client = Annotated[str, Header(alias="X-Client", max_length=200)]
 
 
-class Asked(Strict):
-    """A job: see `studio/asked.py`."""
+class Way(Strict):
+    """How a job is done, whatever it asks for."""
 
     kind: str = "draw"
-    model: str = "reverie-avatars"
-    prompt: Any = ""
-    settings: dict[str, Any] = Field({})
-    loras: list[Any] = Field([])
-    tasks: list[Any] = Field([])
     priority: int = Field(0, ge=-100, le=100)
 
 
@@ -53,14 +49,18 @@ def told(job: Job, event: Mapping[str, Any], ahead: int | None = None) -> dict[s
 
 @router.post("/jobs", status_code=202)
 async def submit(
-    asked: Asked,
+    asked: Annotated[dict[str, Any], Body()],
     working: Working,
     client: Client = "",
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
 ) -> dict[str, Any]:
-    """Takes a job; what can be known to be wrong of it is said here."""
-    wish = asked.model_dump(exclude={"kind", "priority"}, exclude_unset=True)
-    job = await working.submit(wish, asked.kind, client, asked.priority, key)
+    """Takes a job, of which `kind` says what the other fields mean; what can be known to be wrong of it is said here."""
+    try:
+        way = Way.model_validate({name: asked[name] for name in Way.model_fields if name in asked})
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+    wish = {name: value for name, value in asked.items() if name not in Way.model_fields}
+    job = await working.submit(wish, way.kind, client, way.priority, key)
     return told(job, {}, await working.ask(Queue.ahead, job.id))
 
 
@@ -115,6 +115,12 @@ async def preview(id: str, index: int, working: Working) -> FileResponse:
     """The predicted clean picture at the last step of a job that runs."""
     await working.look(Queue.get, id)
     return _file(working.library.preview(id, index))
+
+
+@router.get("/jobs/{id}/results/{name}")
+async def result(id: str, name: str, working: Working) -> FileResponse:
+    """What a job made that is no picture of the gallery."""
+    return FileResponse(working.library.result(id, name))
 
 
 @router.post("/uploads", status_code=201)

@@ -3,6 +3,7 @@
 FOLDER/models, loras, controls    what a person puts there: safetensors files, folders in diffusers' layout
 FOLDER/uploads/HASH.png           pictures that were sent, as we wrote them again
 FOLDER/pictures/ID-K.png          what was made
+FOLDER/results/ID/NAME            what jobs made that is no picture of the gallery: steps, comparisons, curves
 FOLDER/jobs.db, work/ID/          the queue, and steps of pictures that are not done
 """
 
@@ -20,6 +21,7 @@ from reverie.studio.queue import Unknown
 HASH = re.compile("[0-9a-f]{64}")
 JOB = re.compile("[0-9a-f]{32}")
 MADE = re.compile(r"[0-9a-f]{32}-\d{1,6}")
+RESULT = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(png|json|csv)")
 HEAVIEST = 64_000_000
 """Bytes of a picture that is sent."""
 
@@ -29,7 +31,7 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
-        for name in ("models", "loras", "controls", "uploads", "pictures", "work"):
+        for name in ("models", "loras", "controls", "uploads", "pictures", "results", "work"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def keep(self, data: bytes) -> str:
@@ -83,6 +85,13 @@ class Library:
         path = self.folder / "work" / job / f"{index:d}.png"
         if not JOB.fullmatch(job) or not path.is_file():
             raise Unknown(f"job {job!r:.80} shows no picture {index} now")
+        return path
+
+    def result(self, job: str, name: str) -> Path:
+        """What a job made beside pictures."""
+        path = self.folder / "results" / job / name
+        if not JOB.fullmatch(job) or not RESULT.fullmatch(name) or not path.is_file():
+            raise Unknown(f"job {job!r:.80} made no {name!r:.80}")
         return path
 
     def made(self, before: str = "", limit: int = 60) -> list[str]:

@@ -8,28 +8,21 @@ that ends, so does it. Steps of a picture are kept on disk once a second, so tha
 
 import json
 import select
+import shutil
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reverie.errors import UserError
-from reverie.files import write_whole
-from reverie.solve import load_step, save_step
-from reverie.studio.asked import read
+from reverie.studio.kinds import kind
 from reverie.studio.library import Library
 from reverie.studio.queue import CANCELLED, DONE, FAILED, Job, Queue
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
-from reverie.tasks import metadata
-from reverie.tasks.generate import Picture, Preview, goes_on, notes, run
-from reverie.tasks.settings import Settings
 
 Tell = Callable[[Mapping[str, Any]], object]
-KEPT_EVERY = 1.0
-"""Seconds between steps that are kept."""
 IDLE = 5.0
 """Seconds after which a worker that was told nothing looks for jobs, and for those of workers that are gone."""
 
@@ -55,14 +48,15 @@ class Worker:
         self.tell({"job": job.id, "state": job.state})
         state, result, error = FAILED, None, None
         try:
-            result, state = self._drawn(job), DONE
+            doing = kind(job.kind)
+            result, state = doing.do(self, job, doing.read(job.asked, self.library)), DONE
         except Stopped:
             state = CANCELLED
         except UserError as wrong:
             error = str(wrong)
         except Exception as wrong:
             traceback.print_exc()
-            error = f"the picture could not be drawn ({type(wrong).__name__}): see the log of the studio"
+            error = f"this went wrong ({type(wrong).__name__}): see the log of the studio"
         self.queue.end(job.id, self.name, state, result, error)
         self._forget(job)
         self.tell({"job": job.id, "state": state} | ({"error": error} if error else {}))
@@ -75,69 +69,26 @@ class Worker:
             self._open = ((model, loras), open_model(model, loras=loras))
         return self._open[1]
 
-    def _drawn(self, job: Job) -> dict[str, Any]:
-        asked = read(job.asked, self.library)
-        system = self.system(asked.model, asked.loras)
-        tasks, settings = asked.tasks(system, self.library)
-        said, files = notes(system, settings, tasks), []
-        begin = self._begin(job, system, settings)
-        total = len(settings.prompts())
-        if begin is not None:
-            files = [self.file(job, k) for k in range(begin.first)]
-        kept = time.monotonic()
-        for event in run(system, settings, tasks, begin):
-            if isinstance(event, list):
-                for picture in event:
-                    files.append(self._keep(job, len(files), picture, system))
-                continue
-            if self.queue.stopping(job.id):
-                raise Stopped
-            self._show(job, event)
-            if goes_on(settings) and time.monotonic() - kept > KEPT_EVERY:
-                save_step(event.step, self.step(job), {"first": event.first, "weights": system.hash})
-                kept = time.monotonic()
-        return {"pictures": [path.stem for path in files], "notes": said, "count": total}
-
-    def _begin(self, job: Job, system: System, settings: Settings) -> Preview | None:
-        """The step that was kept last, if the pictures before it are there and the weights are the same."""
-        if not self.step(job).is_file() or not goes_on(settings):
-            return None
-        try:
-            step, about = load_step(self.step(job))
-        except UserError:
-            return None
-        before = all(self.file(job, k).is_file() for k in range(about["first"]))
-        same = before and about["weights"] == system.hash
-        return Preview(about["first"], len(settings.prompts()), step, system) if same else None
-
-    def _keep(self, job: Job, index: int, picture: Picture, system: System) -> Path:
-        path = self.file(job, index)
-        metadata.save(picture, system, path)
-        self.tell({"job": job.id, "picture": path.stem, "seed": picture.seed})
-        return path
-
-    def _show(self, job: Job, preview: Preview) -> None:
-        """The predicted clean pictures of this step, as files, and how far it is."""
-        for k, image in enumerate(preview.pictures()):
-            write_whole(self.work(job) / f"{k}.png", lambda part, image=image: image.save(part, "PNG"))  # type: ignore[misc]
-        told = {"step": preview.step.index + 1, "steps": preview.step.steps, "first": preview.first, "total": preview.total}
-        self.tell({"job": job.id, **told, "shown": len(preview.step.x)})
+    def go_on(self, job: Job) -> None:
+        """Raises `Stopped` where somebody cancelled the job: called at each of its steps."""
+        if self.queue.stopping(job.id):
+            raise Stopped
 
     def _forget(self, job: Job) -> None:
         """What a job that is over leaves of its way."""
-        for path in [*self.work(job).glob("*"), self.work(job)]:
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.work(job))
 
     def work(self, job: Job) -> Path:
+        """The folder of what it needs to go on, and shows; gone once it is over."""
         made = self.library.folder / "work" / job.id
         made.mkdir(exist_ok=True)
         return made
 
-    def step(self, job: Job) -> Path:
-        return self.work(job) / "step.safetensors"
-
-    def file(self, job: Job, index: int) -> Path:
-        return self.library.folder / "pictures" / f"{job.id}-{index}.png"
+    def results(self, job: Job) -> Path:
+        """The folder of what a job makes that is no picture of the gallery; `Library.result` finds it."""
+        made = self.library.folder / "results" / job.id
+        made.mkdir(exist_ok=True)
+        return made
 
 
 def main(folder: str, name: str) -> None:

@@ -25,6 +25,7 @@ from reverie.systems.control.naming import initial, named
 from reverie.systems.embeddings import Embedding, readers, save_embedding, teach
 from reverie.systems.lora import save_lora
 from reverie.systems.lora.places import prefixes
+from reverie.systems.opening import LEARNING
 from reverie.systems.recipe import Preset
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
@@ -144,7 +145,7 @@ class Adapting(Preset, Choices, Parts):
     def prepare(self, pictures: Album) -> tuple[Adapted, Job]:
         """The model, which has learnt nothing yet, and the training job."""
         self._check(pictures)
-        base = open_model(self.model)
+        base = open_model(self.model, LEARNING)
         base = replace(base, defaults=replace(base.defaults, size=(self.size, self.size)))  # what is drawn to watch by
         alone = len(pictures) == 1  # and so what it is watched by
         train, held = (pictures, pictures) if alone else pictures.split(self.holdout(len(pictures)))

@@ -21,6 +21,7 @@ from reverie.encode import Classes
 from reverie.errors import UserError
 from reverie.process.grids import GRIDS
 from reverie.solve import Solver, named
+from reverie.systems.opening import LEARNING
 from reverie.systems.recipe import Preset, channels_last, encode, prompt_of
 from reverie.systems.shipped import open_model
 from reverie.systems.system import Sampling, System
@@ -154,7 +155,7 @@ class Distillation(Preset):
 
     def prepare(self, pictures: Pictures) -> tuple[System, Job]:
         """The student as a system, and its training job."""
-        base = open_model(self.teacher)
+        base = open_model(self.teacher, LEARNING)
         scale = base.defaults.guidance if self.scale is None else self.scale
         self._check()
         train, held = self.split(pictures)
@@ -203,7 +204,7 @@ class Distillation(Preset):
         """What the student is at first; UserError where it cannot take the teacher's place."""
         if not self.begin:
             return base.denoiser
-        other = open_model(self.begin)
+        other = open_model(self.begin, LEARNING)
         pairs = [
             ("points", other.codec.shape(*base.defaults.size), base.codec.shape(*base.defaults.size)),
             ("process", card_of(other.denoiser.path), card_of(base.denoiser.path)),

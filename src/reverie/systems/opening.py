@@ -81,3 +81,5 @@ def _why(error: Exception) -> str:
 
 
 USUAL = Opening()
+LEARNING = Opening(precision="float32")
+"""For what learns from a model: whole weights, which products in bfloat16 cast at each call, so that no step is rounded away."""

@@ -19,6 +19,7 @@ from reverie.systems.adapted import usual_times
 from reverie.systems.distilled import empty, pace
 from reverie.systems.lora import open_lora, save_lora
 from reverie.systems.lora.places import weights
+from reverie.systems.opening import LEARNING
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
 from reverie.train.loop import Job
@@ -115,7 +116,7 @@ class Zipper:
         """The model with the sum of the two, and the training job."""
         if self.drawn < 2 or not self.overlap >= 0:
             raise UserError(f"--drawn is {self.drawn} and --overlap {self.overlap:g}; give 2 or more, and 0 or more")
-        base = open_model(self.model)
+        base = open_model(self.model, LEARNING)
         for part in (base.denoiser, base.prompt_encoder):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
