@@ -69,10 +69,7 @@ class Learning(ABC):
 
     def training(self) -> Training:
         """The same for the loop, of models that know much already."""
-        return Training(
-            steps=self.updates or None, minutes=self.minutes, batch=self.batch, rate=self.rate, seed=self.seed,
-            warmup=20, decay=0.5, widths=(0.05,), snapshots=0,
-        )  # fmt: skip
+        return Training.gentle(self.updates, self.minutes, self.batch, self.rate, self.seed)
 
 
 def learn(kind: type[Learning], arguments: Sequence[str], prog: str) -> None:

@@ -59,13 +59,13 @@ def open_picture(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> n
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The files that lie in it and are named as pictures, without the masks beside them."""
-    paths = sorted(p for p in folder.iterdir() if _is_picture(p))
+    paths = sorted(p for p in folder.iterdir() if is_picture(p))
     masks = {f"{p.stem}{MASK}" for p in paths}
     return [p for p in paths if p.stem not in masks]
 

@@ -57,14 +57,15 @@ class Hands:
         assert process.stdout is not None
         async for line in process.stdout:
             with contextlib.suppress(ValueError):
-                self._heard(json.loads(line))
+                self.heard(json.loads(line))
         await process.wait()
         self._workers.remove(process)
         for job in await self.ask(Queue.recover):
-            self._heard({"job": job.id, "state": job.state})
+            self.heard({"job": job.id, "state": job.state})
         await self._begin(name)
 
-    def _heard(self, event: Mapping[str, Any]) -> None:
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Something is new of a job."""
         if (job := event.get("job")) is None:
             return
         old = {} if "state" in event and event["state"] in (*OVER, INTERRUPTED) else self.latest.pop(job, {})
@@ -136,7 +137,7 @@ class Hands:
     async def cancel(self, id: str) -> Job:
         job = await self.ask(Queue.cancel, id)
         if job.state in OVER:
-            self._heard({"job": id, "state": job.state})
+            self.heard({"job": id, "state": job.state})
         return job
 
     async def changes(self, id: str, beat: float | None = None) -> AsyncIterator[tuple[Job | None, Mapping[str, Any]]]:

@@ -89,6 +89,14 @@ async def cancel(id: str, working: Working) -> dict[str, Any]:
     return told(await working.cancel(id), {})
 
 
+@router.post("/jobs/{id}/pause")
+async def pause(id: str, working: Working) -> dict[str, Any]:
+    """Interrupts it, until it is resumed; 409 where it neither waits nor runs."""
+    found = await working.ask(Queue.pause, id)
+    working.heard({"job": id, "state": found.state})
+    return told(found, {})
+
+
 @router.post("/jobs/{id}/resume", status_code=202)
 async def resume(id: str, working: Working) -> dict[str, Any]:
     """Lets one go on that was interrupted; 409 where it was not."""
@@ -179,6 +187,35 @@ async def model(name: str, working: Working) -> dict[str, Any]:
         if one["id"] == name:
             return dict(one)
     raise Unknown(f"there is no model {name!r:.80}: GET /v1/models lists them")
+
+
+class Collected(Strict):
+    """A picture that was sent, for an album, and what is said of it."""
+
+    picture: str
+    caption: str = Field("", max_length=4000)
+
+
+class Collection(Strict):
+    """Pictures for an album, which is made where it is missing."""
+
+    name: str
+    pictures: list[Collected] = Field(min_length=1, max_length=1000)
+
+
+@router.get("/albums")
+async def albums(working: Working) -> dict[str, Any]:
+    """Sets of pictures that can be learnt."""
+    found = await asyncio.to_thread(working.library.albums)
+    return {"albums": [{"name": name, "pictures": count} for name, count in found.items()]}
+
+
+@router.post("/albums", status_code=201)
+async def collect(asked: Collection, working: Working) -> dict[str, Any]:
+    """Puts pictures into one."""
+    given = [(one.picture, one.caption) for one in asked.pictures]
+    await asyncio.to_thread(working.library.collect, asked.name, given)
+    return {"name": asked.name, "pictures": (await asyncio.to_thread(working.library.albums))[asked.name]}
 
 
 @router.get("/choices")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KINDS = {
     "draw": "reverie.studio.draw",
+    "learn": "reverie.studio.learn",
+    "estimate": "reverie.studio.estimate",
 }
 """Modules, opened when they are needed: they need torch, and the server is to be there before."""
 
@@ -27,7 +29,7 @@ class Kind(Protocol):
         """What is asked for; UserError for whatever can be known to be wrong before anything is opened."""
 
     def do(self, worker: "Worker", job: "Job", asked: Any, /) -> Mapping[str, Any]:
-        """Does it and gives the result, as JSON; calls `worker.go_on` at each step, keeps what it needs to go on in `worker.work`."""
+        """Does it, and gives the result as JSON; calls `worker.go_on` at each step, and keeps what it goes on from in `worker.work`."""
 
 
 def kind(name: str) -> Kind:

@@ -1,6 +1,7 @@
 """The studio's folder: what is in it, and that nothing outside it can be named.
 
 FOLDER/models, loras, controls    what a person puts there: safetensors files, folders in diffusers' layout
+FOLDER/albums/NAME/               pictures that are to be learnt, with captions as .txt beside them
 FOLDER/uploads/HASH.png           pictures that were sent, as we wrote them again
 FOLDER/pictures/ID-K.png          what was made
 FOLDER/results/ID/NAME            what jobs made that is no picture of the gallery: steps, comparisons, curves
@@ -10,9 +11,12 @@ FOLDER/jobs.db, work/ID/          the queue, and steps of pictures that are not 
 import hashlib
 import os
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reverie.data.folder import is_picture
 from reverie.data.picture_file import MAX_PIXELS, read_picture
 from reverie.errors import UserError, nearest
 from reverie.files import write_whole
@@ -21,6 +25,7 @@ from reverie.studio.queue import Unknown
 HASH = re.compile("[0-9a-f]{64}")
 JOB = re.compile("[0-9a-f]{32}")
 MADE = re.compile(r"[0-9a-f]{32}-\d{1,6}")
+ALBUM = re.compile(r"\w[\w -]{0,63}")
 RESULT = re.compile(r"[a-z0-9][a-z0-9-]{0,80}\.(png|json|csv)")
 HEAVIEST = 64_000_000
 """Bytes of a picture that is sent."""
@@ -31,7 +36,7 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
-        for name in ("models", "loras", "controls", "uploads", "pictures", "results", "work"):
+        for name in ("models", "loras", "controls", "albums", "uploads", "pictures", "results", "work"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def keep(self, data: bytes) -> str:
@@ -79,6 +84,31 @@ class Library:
         from reverie.systems.control.kept import SHIPPED  # likewise
 
         return name if isinstance(name, str) and name in SHIPPED else self._named("controls", name, SHIPPED)
+
+    def albums(self) -> dict[str, int]:
+        """Names of the sets of pictures there are to learn from, and how many pictures lie in each."""
+        found = [Path(entry) for entry in os.scandir(self.folder / "albums") if entry.is_dir()]
+        return {path.name: sum(map(is_picture, path.rglob("*"))) for path in sorted(found)}
+
+    def album(self, name: Any) -> Path:
+        """The folder of one of them."""
+        there = self.albums()
+        if not isinstance(name, str) or name not in there:
+            raise UserError(f"there is no album {str(name)!r:.80}.{nearest(str(name)[:200], there)}")
+        return self.folder / "albums" / name
+
+    def collect(self, name: str, pictures: Iterable[tuple[str, str]]) -> Path:
+        """Puts pictures that were sent, each with its caption ('' = none), into an album, which is made where it is missing."""
+        if not ALBUM.fullmatch(name):
+            raise UserError(f"an album cannot be called {name!r:.80}: take letters, digits, spaces, - and _, at most 64")
+        files = [(self.picture(picture), caption) for picture, caption in pictures]
+        folder = self.folder / "albums" / name
+        folder.mkdir(exist_ok=True)
+        for file, caption in files:
+            write_whole(folder / file.name, lambda part, file=file: shutil.copyfile(file, part))  # type: ignore[misc]
+            if caption:
+                write_whole(folder / f"{file.stem}.txt", lambda part, caption=caption: part.write_text(caption))  # type: ignore[misc]
+        return folder
 
     def preview(self, job: str, index: int) -> Path:
         """What a job that runs shows of one of its pictures."""

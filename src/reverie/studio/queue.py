@@ -30,6 +30,8 @@ OVER = (DONE, FAILED, CANCELLED)
 """States that a job never leaves."""
 MOST = 100_000
 """Jobs that may wait at once."""
+PAUSE, CANCEL = 1, 2
+"""What `stopping` says of a running job."""
 
 # One script for each version of the file; `PRAGMA user_version` says how many of them it has seen.
 _VERSIONS = (
@@ -57,6 +59,10 @@ class Over(UserError):
     """What was asked of a job cannot be asked in its state."""
 
 
+class Stopped(Exception):
+    """Somebody cancelled or paused the job, which becomes what the argument says."""
+
+
 class Full(UserError):
     """More jobs wait than may."""
 
@@ -65,7 +71,7 @@ class Full(UserError):
 class Job:
     """What was asked, by whom, and what became of it. made, begun, ended: seconds since 1970.
 
-    stopping: a running job that was cancelled, whose worker has not seen it yet.
+    stopping: a running job that was cancelled or paused, whose worker has not seen it yet.
     """
 
     id: str
@@ -181,9 +187,21 @@ class Queue:
             if job.state in OVER:
                 raise Over(f"job {id} is {job.state} already")
             if job.state == RUNNING:
-                db.execute("UPDATE jobs SET stopping = 1 WHERE id = ?", (id,))
+                db.execute("UPDATE jobs SET stopping = ? WHERE id = ?", (CANCEL, id))
             else:
                 db.execute("UPDATE jobs SET state = ?, ended = ? WHERE id = ?", (CANCELLED, time.time(), id))
+        return self.get(id)
+
+    def pause(self, id: str) -> Job:
+        """It is interrupted, until it is resumed: at once, or as soon as its worker looks. Over where it does not wait or run."""
+        with self._whole() as db:
+            job = self.get(id)
+            if job.state not in (QUEUED, RUNNING):
+                raise Over(f"job {id} is {job.state}: only one that waits or runs can pause")
+            if job.state == RUNNING:
+                db.execute("UPDATE jobs SET stopping = max(stopping, ?) WHERE id = ?", (PAUSE, id))
+            else:
+                db.execute("UPDATE jobs SET state = ? WHERE id = ?", (INTERRUPTED, id))
         return self.get(id)
 
     def resume(self, id: str) -> Job:
@@ -243,17 +261,23 @@ class Queue:
             change = "UPDATE jobs SET state = ?, worker = ?, stopping = 0, begun = coalesce(begun, ?) WHERE id = ? RETURNING *"
             return _job(db.execute(change, (RUNNING, worker, time.time(), row["id"])).fetchone())
 
-    def stopping(self, id: str) -> bool:
-        """Whether somebody has cancelled this running job."""
-        return self.get(id).stopping
+    def stopping(self, id: str) -> str | None:
+        """What this running job is to become as soon as it can, if somebody has cancelled or paused it."""
+        found = self._db.execute("SELECT stopping FROM jobs WHERE id = ?", (id,)).fetchone()
+        return {PAUSE: INTERRUPTED, CANCEL: CANCELLED}.get(found[0])
 
     def end(self, id: str, worker: str, state: str, result: Any = None, error: str | None = None) -> bool:
-        """Whether the job was still this worker's, and so is now over. What it made must lie on the disk before."""
+        """Whether the job was still this worker's, and so is now over, or interrupted. What it made must lie on the disk before."""
         change = (
             "UPDATE jobs SET state = ?, result = ?, error = ?, ended = ?, stopping = 0 WHERE id = ? AND worker = ? AND state = ?"
         )
         text = None if result is None else json.dumps(result)
-        return self._db.execute(change, (state, text, error, time.time(), id, worker, RUNNING)).rowcount == 1
+        return (
+            self._db.execute(
+                change, (state, text, error, None if state == INTERRUPTED else time.time(), id, worker, RUNNING)
+            ).rowcount
+            == 1
+        )
 
     def recover(self) -> list[Job]:
         """Jobs of workers that are gone become `interrupted` (or cancelled, where somebody had); which they are."""
@@ -267,8 +291,8 @@ class Queue:
 
     def _gone(self, worker: str) -> list[Job]:
         change = (
-            "UPDATE jobs SET state = iif(stopping, 'cancelled', 'interrupted'), ended = iif(stopping, ?, NULL), stopping = 0"
-            " WHERE state = 'running' AND worker = ? RETURNING *"
+            "UPDATE jobs SET state = iif(stopping = 2, 'cancelled', 'interrupted'), ended = iif(stopping = 2, ?, NULL),"
+            " stopping = 0 WHERE state = 'running' AND worker = ? RETURNING *"
         )
         return [_job(row) for row in self._db.execute(change, (time.time(), worker)).fetchall()]
 

@@ -18,17 +18,13 @@ from typing import Any
 from reverie.errors import UserError
 from reverie.studio.kinds import kind
 from reverie.studio.library import Library
-from reverie.studio.queue import CANCELLED, DONE, FAILED, Job, Queue
+from reverie.studio.queue import DONE, FAILED, INTERRUPTED, Job, Queue, Stopped
 from reverie.systems.shipped import open_model
 from reverie.systems.system import System
 
 Tell = Callable[[Mapping[str, Any]], object]
 IDLE = 5.0
 """Seconds after which a worker that was told nothing looks for jobs, and for those of workers that are gone."""
-
-
-class Stopped(Exception):
-    """Somebody cancelled the job."""
 
 
 class Worker:
@@ -50,33 +46,34 @@ class Worker:
         try:
             doing = kind(job.kind)
             result, state = doing.do(self, job, doing.read(job.asked, self.library)), DONE
-        except Stopped:
-            state = CANCELLED
+        except Stopped as stopped:
+            (state,) = stopped.args
         except UserError as wrong:
             error = str(wrong)
         except Exception as wrong:
             traceback.print_exc()
             error = f"this went wrong ({type(wrong).__name__}): see the log of the studio"
         self.queue.end(job.id, self.name, state, result, error)
-        self._forget(job)
+        if state != INTERRUPTED:
+            shutil.rmtree(self.work(job))
         self.tell({"job": job.id, "state": state} | ({"error": error} if error else {}))
         return self.queue.get(job.id)
 
     def system(self, model: str, loras: tuple[str, ...]) -> System:
         """The model, which is opened anew where it is another than before."""
         if self._open is None or self._open[0] != (model, loras):
-            self._open = None  # so that two are never in memory
+            self.forget()  # so that two are never in memory
             self._open = ((model, loras), open_model(model, loras=loras))
         return self._open[1]
 
-    def go_on(self, job: Job) -> None:
-        """Raises `Stopped` where somebody cancelled the job: called at each of its steps."""
-        if self.queue.stopping(job.id):
-            raise Stopped
+    def forget(self) -> None:
+        """Closes the model that is open, before something that needs the memory."""
+        self._open = None
 
-    def _forget(self, job: Job) -> None:
-        """What a job that is over leaves of its way."""
-        shutil.rmtree(self.work(job))
+    def go_on(self, job: Job) -> None:
+        """Raises `Stopped` where somebody cancelled or paused the job: called at each of its steps."""
+        if (state := self.queue.stopping(job.id)) is not None:
+            raise Stopped(state)
 
     def work(self, job: Job) -> Path:
         """The folder of what it needs to go on, and shows; gone once it is over."""

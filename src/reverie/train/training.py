@@ -1,6 +1,6 @@
 """How long and how hard a run trains, checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -57,6 +57,12 @@ class Training:
             raise UserError(f"training: decay is {self.decay} and beta2 {self.beta2}; they lie between 0 and 1")
         if not self.widths or not all(0 < width < 0.28 for width in self.widths):
             raise UserError(f"training: widths are {self.widths}; give one or more between 0 and 0.28")
+
+    @classmethod
+    def gentle(cls, steps: int, minutes: float, batch: int, rate: float, seed: int) -> "Training":
+        """Of a model that knows much already; steps: 0 = as many as fit into the minutes."""
+        own = cls(steps=steps or None, minutes=minutes, batch=batch, rate=rate, seed=seed)
+        return replace(own, warmup=20, decay=0.5, widths=(0.05,), snapshots=0)
 
     @property
     def autocast(self) -> torch.dtype | None:
