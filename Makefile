@@ -36,7 +36,7 @@ test: $(VENV)/tested
 test-web: $(VENV)/tested  ## the studio's page in a browser; needs Debian's chromium (apt-get install chromium)
 	command -v chromium >/dev/null || { echo "no chromium: apt-get install chromium"; exit 2; }
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
-	REVERIE_TEST_WEB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_studio_page.py
+	REVERIE_TEST_WEB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_studio_page*.py
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix .

@@ -43,7 +43,7 @@ def told(job: Job, event: Mapping[str, Any], ahead: int | None = None) -> dict[s
     base = f"/v1/jobs/{job.id}"
     own = {name: getattr(job, name) for name in ("id", "kind", "state", "stopping", "priority", "made", "begun", "ended", "error")}
     own |= {"asked": job.asked, "result": job.result, "poll_url": base, "events_url": f"{base}/events"}
-    progress = {name: event[name] for name in ("step", "steps", "first", "total", "shown") if name in event}
+    progress = {name: event[name] for name in ("step", "steps", "first", "total", "shown", "loss", "curve") if name in event}
     return own | {"progress": progress or None} | ({} if ahead is None else {"ahead": ahead})
 
 
@@ -187,6 +187,14 @@ async def model(name: str, working: Working) -> dict[str, Any]:
         if one["id"] == name:
             return dict(one)
     raise Unknown(f"there is no model {name!r:.80}: GET /v1/models lists them")
+
+
+@router.get("/loras")
+async def loras(working: Working) -> dict[str, Any]:
+    """Changes of models, and what is known of each."""
+    from reverie.studio.shelf import loras as found
+
+    return {"loras": await asyncio.to_thread(found, working.library)}
 
 
 class Collected(Strict):

@@ -29,7 +29,7 @@ class Kind(Protocol):
         """What is asked for; UserError for whatever can be known to be wrong before anything is opened."""
 
     def do(self, worker: "Worker", job: "Job", asked: Any, /) -> Mapping[str, Any]:
-        """Does it, and gives the result as JSON; calls `worker.go_on` at each step, and keeps what it goes on from in `worker.work`."""
+        """Does it, and gives the result as JSON; calls `worker.go_on` at each step. What it needs to go on is in `worker.work`."""
 
 
 def kind(name: str) -> Kind:

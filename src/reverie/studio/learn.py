@@ -112,12 +112,13 @@ class Shown:
 
     def __init__(self, worker: "Worker", job: Job, session: Session) -> None:
         self.worker, self.job, self.session = worker, job, session
+        self.told: dict[str, Any] = {"job": job.id, "first": 0, "total": 1, "shown": 1}
 
     def __call__(self, now: Any) -> None:
-        told = {"job": self.job.id, "step": now.step, "steps": now.steps or 0, "first": 0, "total": 1, "shown": 1}
+        self.told |= {"step": now.step, "steps": now.steps or 0, "loss": round(now.loss, 5)}
         if now.validation is not None:
             self.curve()
-        self.worker.tell({**told, "loss": round(now.loss, 5)})
+        self.worker.tell(dict(self.told))
 
     def curve(self) -> None:
         """curve.json: {loss: [[step, value]...], validation: [...]} of the run's log; preview.png: its newest."""
@@ -130,3 +131,4 @@ class Shown:
         write_whole(folder / "curve.json", lambda part: part.write_text(json.dumps(curves)))
         if previews := sorted((self.session.folder / "previews").glob("*.png")):
             write_whole(folder / "preview.png", lambda part: shutil.copyfile(previews[-1], part))
+            self.worker.tell(self.told | {"curve": self.session.run.step})

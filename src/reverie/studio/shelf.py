@@ -14,6 +14,7 @@ from reverie.files import metadata
 from reverie.process.grids import GRIDS
 from reverie.solve.names import SOLVERS
 from reverie.studio.asked import TASKS
+from reverie.studio.learn import WAYS
 from reverie.studio.library import Library
 from reverie.systems.control.kept import SHIPPED as CONTROLS
 from reverie.systems.shipped import SHIPPED
@@ -25,6 +26,28 @@ def models(library: Library) -> list[dict[str, Any]]:
     """Of each its name, size, checksum, licence, and what it draws by itself; shipped ones first."""
     own = {name: Path(library.model(name)) for name in library.names("models") if name not in SHIPPED}
     return [_told(name, path) for name, path in {**SHIPPED, **own}.items()]
+
+
+def loras(library: Library) -> list[dict[str, Any]]:
+    """Of each its name, size, checksum, and the model that it says it was made for, if it does."""
+    found = []
+    for name in library.names("loras"):
+        path = Path(library.lora(name))
+        stat = path.stat()
+        found.append({"id": name, "bytes": stat.st_size, "sha256": _checksum(path, stat.st_mtime_ns), "base": _base(path)})
+    return found
+
+
+def _base(path: Path) -> str | None:
+    """As our files, kohya's and modelspec say it."""
+    try:
+        about = metadata(path)
+        own = json.loads(about.get(CARD, "{}")).get("base")
+        named = own.get("name") if isinstance(own, dict) else None
+        said = named or about.get("ss_base_model_version") or about.get("modelspec.architecture")
+        return str(said)[:200] if said else None
+    except (UserError, ValueError, AttributeError):
+        return None
 
 
 def _told(name: str, path: Path) -> dict[str, Any]:
@@ -62,6 +85,7 @@ def choices(library: Library) -> dict[str, Any]:
         "grids": [f"{make.__name__}()" for make in GRIDS if _bare(make)],
         "tasks": {make.__name__: _fields(make) for make in TASKS},
         "loras": library.names("loras"),
+        "ways": WAYS,
         "controls": [*CONTROLS, *library.names("controls")],
     }
 
