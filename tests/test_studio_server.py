@@ -17,13 +17,13 @@ from PIL import Image
 TOO_LONG = 60
 
 
-def begun(folder, *options, env=None):
+def begun(folder, *options, env=None, stderr=None):
     """A studio of its own, and where it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "reverie", "studio", "--no-browser", "--folder", str(folder), "--port", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env)
     said = process.stdout.readline()
     return process, re.search(r"http://\S+", said)[0]
 

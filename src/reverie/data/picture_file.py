@@ -3,6 +3,7 @@
 import os
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,19 +19,29 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UserError(f"{path} is a folder: name one picture in it")
     if not os.path.exists(path):
         raise UserError(f"{path} is not there: check the path")
+    return decoded(path, str(path), max_pixels)
+
+
+def decoded(file: str | Path | IO[bytes], named: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """RGB of an open file as well. named: what errors call it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of bombs smaller than our limit
-            with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    raise UserError(f"{path}: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
+            with Image.open(file) as image:
+                check_size(image, named, max_pixels)
                 return in_colours(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except Image.DecompressionBombError:
-        raise UserError(f"{path}: far more than {max_pixels} pixels") from None
+        raise UserError(f"{named}: far more than {max_pixels} pixels") from None
     except Exception as error:  # a decoder may raise anything on garbage
-        raise UserError(f"{path}: cannot be decoded ({type(error).__name__})") from None
+        raise UserError(f"{named}: cannot be decoded ({type(error).__name__})") from None
+
+
+def check_size(image: Image.Image, named: str, max_pixels: int = MAX_PIXELS) -> None:
+    """UserError where a picture, of which only the header was read, has too many pixels to be decoded."""
+    if image.width * image.height > max_pixels:
+        raise UserError(f"{named}: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
 
 
 def in_colours(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from reverie.errors import UserError
 from reverie.studio.hands import Hands
 from reverie.studio.jobs_api import Working
-from reverie.studio.queue import DONE, OVER, QUEUED, RUNNING, Over, Queue
+from reverie.studio.queue import DONE, MOST, OVER, QUEUED, RUNNING, Over, Queue
 from reverie.studio.strict import Strict, picture
 
 router = APIRouter(prefix="/sdapi/v1")
@@ -240,15 +240,15 @@ async def progress(working: Working, skip_current_image: bool = False) -> dict[s
 
 def _preview(working: Hands, id: str) -> str | None:
     try:
-        return base64.b64encode(working.library.preview(id, 0).read_bytes()).decode()
-    except (UserError, OSError):
+        return base64.b64encode(working.library.preview(id, 0)).decode()
+    except UserError:
         return None
 
 
 @router.post("/interrupt")
 async def interrupt(working: Working) -> dict[str, Any]:
     """Ends what of these routes runs or waits; others' jobs are left alone."""
-    for job in await working.look(Queue.jobs, QUEUED, RUNNING, client=CLIENT):
+    for job in await working.look(Queue.jobs, QUEUED, RUNNING, client=CLIENT, limit=MOST):
         if job.state not in OVER:
             try:
                 await working.cancel(job.id)

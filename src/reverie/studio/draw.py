@@ -69,7 +69,7 @@ def _begin(worker: "Worker", job: Job, system: System, settings: Settings) -> Pr
 
 def _keep(worker: "Worker", job: Job, index: int, picture: Picture, system: System) -> Path:
     path = _file(worker.library, job, index)
-    metadata.save(picture, system, path)
+    metadata.save(picture, system, path, job.asked.get("model", ""))  # by its name in the library, never its path
     worker.tell({"job": job.id, "picture": path.stem, "seed": picture.seed})
     return path
 

@@ -1,4 +1,4 @@
-"""Who may ask the studio anything: checked once, before every route, page and socket alike.
+"""Who may ask the studio anything: checked once, before every route and page alike; there are no sockets.
 
 A page of another site can make a browser send requests here, and a name of its own can point here (DNS rebinding): so the Host must
 be one of ours, and an Origin, where a browser names one, too. `null` is the origin of a page that hides its own.
@@ -45,15 +45,15 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] != "http":  # there are no sockets here
+            await send({"type": "websocket.close", "code": 1008})
+            return
         wrong = self.wrong(Headers(scope=scope), scope)
         if wrong is not None:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-                return
             status, said = wrong
             await JSONResponse({"error": {"message": said}}, status, dict(SAID))(scope, receive, send)
             return
-        if scope["type"] == "http" and self._said(scope) is not None:
+        if self._said(scope) is not None:
             await self._let_in(scope, receive, send)
             return
         seen = 0
@@ -80,7 +80,7 @@ class Guard:
             return 421, "this name is not the studio's: open it at the address that it printed"
         if any(not self._ours(origin, host[0]) for origin in origins):
             return 403, "a page of another site may not ask this one"
-        if int(length) > LONGEST if (length := headers.get("content-length", "0")).isdigit() else True:
+        if not (length := headers.get("content-length", "0")).isdecimal() or int(length) > LONGEST:
             return 413, f"a request has at most {LONGEST} bytes"
         if self.token and not self._knows(headers) and not self._right(self._said(scope)):
             return 401, "say the token: as a header Authorization: Bearer TOKEN, or open the address that was printed"

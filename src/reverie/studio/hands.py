@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from reverie.errors import UserError
 from reverie.studio.kinds import kind as read
-from reverie.studio.queue import INTERRUPTED, MOST, OVER, Job, Over, Queue
+from reverie.studio.queue import INTERRUPTED, MOST, OVER, RUNNING, Job, Over, Queue
 
 if TYPE_CHECKING:
     from reverie.studio.library import Library
@@ -23,6 +24,12 @@ T = TypeVar("T")
 Gone = Callable[[], Awaitable[bool]]
 KEPT = 1000
 """Jobs of which the latest event is remembered."""
+LINE = 2**20
+"""Bytes of a line that a worker says."""
+BRIEF = 1.0
+"""Seconds: a worker that lives no longer is begun anew after as long."""
+HEAVIEST = 1_000_000
+"""Characters of a job; pictures are sent before it, and only named in it."""
 
 
 class Hands:
@@ -35,11 +42,13 @@ class Hands:
         self._workers: list[asyncio.subprocess.Process] = []
         self._readers: list[asyncio.Task[None]] = []
         self._news: dict[str, asyncio.Event] = {}
+        self._left: set[str] = set()
 
     async def start(self, resume: bool = False) -> None:
         """Begins the workers. resume: jobs that were interrupted wait again."""
         self.queue = await self._apart(lambda: Queue(self.library.folder))
         await self.ask(Queue.recover)
+        self._left = {job.id for job in await self.ask(Queue.jobs, RUNNING)} if resume else set()
         for job in await self.ask(Queue.jobs, INTERRUPTED, limit=MOST) if resume else ():
             await self.ask(Queue.resume, job.id)
         for k in range(self.count):
@@ -48,21 +57,34 @@ class Hands:
     async def _begin(self, name: str) -> None:
         pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "reverie.studio.worker", str(self.library.folder), name)
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LINE)
         self._workers.append(process)
         self._readers.append(asyncio.create_task(self._listen(process, name)))
 
     async def _listen(self, process: asyncio.subprocess.Process, name: str) -> None:
         """Hears a worker until it ends; one that ended by itself is begun anew, and its job is interrupted."""
         assert process.stdout is not None
+        begun = time.monotonic()
         async for line in process.stdout:
-            with contextlib.suppress(ValueError):
-                self.heard(json.loads(line))
+            with contextlib.suppress(ValueError):  # what a library prints is not for us
+                if isinstance(event := json.loads(line), dict):
+                    await self._again(event)
+                    self.heard(event)
         await process.wait()
         self._workers.remove(process)
         for job in await self.ask(Queue.recover):
             self.heard({"job": job.id, "state": job.state})
+        if time.monotonic() - begun < BRIEF:
+            await asyncio.sleep(BRIEF)  # so that one that cannot begin keeps no core busy
         await self._begin(name)
+
+    async def _again(self, event: Mapping[str, Any]) -> None:
+        """Resumes, where that is wanted, a job that a worker of the server before this one still drew when this one began."""
+        if event.get("state") == INTERRUPTED and event.get("job") in self._left:
+            self._left.discard(event["job"])
+            with contextlib.suppress(Over):
+                await self.ask(Queue.resume, event["job"])
+            self.call()
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Something is new of a job."""
@@ -102,6 +124,12 @@ class Hands:
         self, wish: Mapping[str, Any], kind: str = "draw", client: str = "", priority: int = 0, key: str | None = None
     ) -> Job:
         """Takes a job once it is read; UserError for whatever can be known to be wrong of it."""
+        try:
+            length = len(json.dumps(wish, ensure_ascii=False, allow_nan=False).encode())
+        except (ValueError, RecursionError):  # NaN, infinity, half a character, a list in lists without end
+            raise UserError("the job is no sound JSON: its text must be Unicode, and its numbers finite") from None
+        if length > HEAVIEST:
+            raise UserError(f"the job has {length} bytes; at most {HEAVIEST} are taken: send pictures first, and name them")
         await asyncio.to_thread(lambda: read(kind).read(wish, self.library))
         job = await self.ask(Queue.submit, kind, wish, client, priority, key)
         self.call()

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
+import pathlib
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
-from starlette.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from reverie.errors import UserError
 from reverie.studio.hands import Hands
@@ -119,10 +119,10 @@ async def stream(working: Hands, id: str) -> AsyncIterator[str]:
 
 
 @router.get("/jobs/{id}/previews/{index}")
-async def preview(id: str, index: int, working: Working) -> FileResponse:
+async def preview(id: str, index: Annotated[int, Path(ge=0, lt=100_000)], working: Working) -> Response:
     """The predicted clean picture at the last step of a job that runs."""
     await working.look(Queue.get, id)
-    return _file(working.library.preview(id, index))
+    return Response(await asyncio.to_thread(working.library.preview, id, index), media_type="image/png")
 
 
 @router.get("/jobs/{id}/results/{name}")
@@ -169,7 +169,7 @@ async def made(name: str, working: Working) -> dict[str, Any]:
     from reverie.studio.told import said
 
     path = (await picture(name, working)).path
-    return {"made": await asyncio.to_thread(lambda: said(Path(path).read_bytes()))}
+    return {"made": await asyncio.to_thread(lambda: said(pathlib.Path(path).read_bytes()))}
 
 
 @router.get("/models")
@@ -234,5 +234,5 @@ async def choices(working: Working) -> dict[str, Any]:
     return await asyncio.to_thread(found, working.library)
 
 
-def _file(path: Path) -> FileResponse:
+def _file(path: pathlib.Path) -> FileResponse:
     return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})

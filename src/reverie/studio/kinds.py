@@ -4,6 +4,7 @@ A new kind is a line here and a module with `read` and `do`; queue, worker, even
 """
 
 import importlib
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -22,6 +23,9 @@ KINDS = {
 """Modules, opened when they are needed: they need torch, and the server is to be there before."""
 
 
+_ONE = threading.Lock()
+
+
 class Kind(Protocol):
     """A kind of job."""
 
@@ -36,4 +40,5 @@ def kind(name: str) -> Kind:
     """UserError where there is none."""
     if name not in KINDS:
         raise UserError(f"there is no kind of job '{name:.80}'.{nearest(name[:200], KINDS)}")
-    return cast(Kind, importlib.import_module(KINDS[name]))
+    with _ONE:  # two threads that import modules of one circle each see the other's half made
+        return cast(Kind, importlib.import_module(KINDS[name]))

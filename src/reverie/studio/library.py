@@ -9,6 +9,7 @@ FOLDER/jobs.db, work/ID/          the queue, and steps of pictures that are not 
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.data.folder import is_picture
-from reverie.data.picture_file import MAX_PIXELS, read_picture
+from reverie.data.picture_file import MAX_PIXELS, decoded
 from reverie.errors import UserError, nearest
 from reverie.files import write_whole
 from reverie.studio.queue import Unknown
@@ -47,16 +48,16 @@ class Library:
         if len(data) > HEAVIEST:
             raise UserError(f"the picture has {len(data)} bytes; at most {HEAVIEST} are taken: make it smaller")
         name = hashlib.sha256(data).hexdigest()
-        raw = self.folder / "uploads" / f"{name}.sent"
+        image = decoded(io.BytesIO(data), "the picture", MAX_PIXELS)
         try:
-            write_whole(raw, lambda part: part.write_bytes(data))
-            image = read_picture(raw, MAX_PIXELS)
+            write_whole(self.folder / "uploads" / f"{name}.png", lambda part: image.save(part, "PNG"))
         except UserError as error:
-            raise UserError(str(error).replace(str(raw), "the picture")) from None
-        finally:
-            raw.unlink(missing_ok=True)
-        write_whole(self.folder / "uploads" / f"{name}.png", lambda part: image.save(part, "PNG"))
+            raise UserError(self.unplaced(str(error))) from None
         return name
+
+    def unplaced(self, text: str) -> str:
+        """What is said of files of the library, without where it lies on this machine."""
+        return text.replace(f"{self.folder}{os.sep}", "").replace(str(self.folder), "the folder")
 
     def picture(self, name: Any) -> Path:
         """The file of a picture that was sent, by its name, or that was made, as ID-K."""
@@ -110,12 +111,14 @@ class Library:
                 write_whole(folder / f"{file.stem}.txt", lambda part, caption=caption: part.write_text(caption))  # type: ignore[misc]
         return folder
 
-    def preview(self, job: str, index: int) -> Path:
-        """What a job that runs shows of one of its pictures."""
-        path = self.folder / "work" / job / f"{index:d}.png"
-        if not JOB.fullmatch(job) or not path.is_file():
-            raise Unknown(f"job {job!r:.80} shows no picture {index} now")
-        return path
+    def preview(self, job: str, index: int) -> bytes:
+        """What a job that runs shows of one of its pictures, as PNG: it is gone at any moment."""
+        try:
+            if JOB.fullmatch(job):
+                return (self.folder / "work" / job / f"{index:d}.png").read_bytes()
+        except OSError:
+            pass
+        raise Unknown(f"job {job!r:.80} shows no picture {index} now")
 
     def result(self, job: str, name: str) -> Path:
         """What a job made beside pictures."""
@@ -126,15 +129,17 @@ class Library:
 
     def made(self, before: str = "", limit: int = 60) -> list[str]:
         """Names of the pictures that were made, the newest first; before: one whose elders are wanted."""
-        found = [(entry.stat().st_mtime_ns, entry.name[:-4]) for entry in os.scandir(self.folder / "pictures")]
-        names = [name for _, name in sorted(found, reverse=True) if MADE.fullmatch(name)]
+        found = [entry.name for entry in os.scandir(self.folder / "pictures") if entry.name.endswith(".png")]
+        names = [name for name in (entry.removesuffix(".png") for entry in found) if MADE.fullmatch(name)]
+        names.sort(key=lambda name: (_changed(self.folder / "pictures" / f"{name}.png"), name), reverse=True)
         first = names.index(before) + 1 if before in names else 0
         return names[first : first + limit]
 
     def names(self, what: str) -> list[str]:
-        """What lies in one of the folders: names of files without their suffix, and of folders."""
-        found = [entry for entry in os.scandir(self.folder / what) if entry.is_dir() or entry.name.endswith(".safetensors")]
-        return sorted(entry.name.removesuffix(".safetensors") for entry in found)
+        """What lies in one of the folders: names of files without their suffix, and of folders; none that is no UTF-8."""
+        found = [e for e in os.scandir(self.folder / what) if e.is_dir() or (e.name.endswith(".safetensors") and e.is_file())]
+        names = {entry.name.removesuffix(".safetensors") for entry in found}
+        return sorted(name for name in names if name and not any("\ud800" <= c <= "\udfff" for c in name))
 
     def _named(self, what: str, name: Any, others: Any = ()) -> str:
         """The path of a thing by its name, which must be among those that are there: what is asked for is never made a path."""
@@ -144,3 +149,11 @@ class Library:
             raise UserError(f"there is no {kind} {str(name)!r:.80}.{nearest(str(name)[:200], [*others, *there])}")
         path = self.folder / what / f"{name}.safetensors"
         return str(path if path.is_file() else self.folder / what / name)
+
+
+def _changed(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where it is gone meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

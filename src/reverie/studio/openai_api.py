@@ -121,12 +121,11 @@ def transparent(data: bytes) -> bytes:
     """A mask whose white is what is transparent here, as PNG; one without transparency is taken as white already."""
     from PIL import Image
 
-    from reverie.data.picture_file import MAX_PIXELS
+    from reverie.data.picture_file import check_size
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"the mask has more than {MAX_PIXELS} pixels: make it smaller")
+            check_size(image, "the mask")
             if not image.has_transparency_data:
                 return data
             hole = image.convert("RGBA").getchannel("A").point(lambda level: 255 - level)
@@ -187,7 +186,7 @@ async def _streamed(asked: Generation, job: Job, working: Hands, kind: str) -> A
                 continue
             share = event.get("step", 0) / max(event.get("steps", 1), 1)
             if told < partial and share * (partial + 1) >= told + 1:
-                preview = await asyncio.to_thread(working.library.preview(job.id, 0).read_bytes)
+                preview = await asyncio.to_thread(working.library.preview, job.id, 0)
                 said = {"b64_json": encoded(preview, asked.output_format, asked.output_compression), "partial_image_index": told}
                 told += 1
                 yield _event(f"{kind}.partial_image", {**said, "created_at": int(job.made)})

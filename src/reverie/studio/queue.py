@@ -63,6 +63,10 @@ class Stopped(Exception):
     """Somebody cancelled or paused the job, which becomes what the argument says."""
 
 
+class Taken(UserError):
+    """A worker of this name lives."""
+
+
 class Full(UserError):
     """More jobs wait than may."""
 
@@ -242,12 +246,12 @@ class Queue:
     # what workers do
 
     def work(self, worker: str) -> None:
-        """This object is that worker until it is closed or its process ends. UserError where another lives by this name."""
+        """This object is that worker until it is closed or its process ends. Taken where another lives by this name."""
         lock = FileLock(self._place(worker), thread_local=False)
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"a worker {worker!r:.80} runs already: stop it, or give this one another name") from None
+            raise Taken(f"a worker {worker!r:.80} runs already: stop it, or give this one another name") from None
         self._lock = lock
         self._gone(worker)
 

@@ -1,5 +1,6 @@
 """What there is to choose from: models, what is known of each, and what a job may ask for."""
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -16,6 +17,7 @@ from reverie.solve.names import SOLVERS
 from reverie.studio.asked import TASKS
 from reverie.studio.learn import WAYS
 from reverie.studio.library import Library
+from reverie.studio.strict import plain
 from reverie.systems.control.kept import SHIPPED as CONTROLS
 from reverie.systems.shipped import SHIPPED
 from reverie.systems.weights import CARD
@@ -25,7 +27,11 @@ from reverie.tasks.settings import LIMITS, Settings
 def models(library: Library) -> list[dict[str, Any]]:
     """Of each its name, size, checksum, licence, and what it draws by itself; shipped ones first."""
     own = {name: Path(library.model(name)) for name in library.names("models") if name not in SHIPPED}
-    return [_told(name, path) for name, path in {**SHIPPED, **own}.items()]
+    found = []
+    for name, path in {**SHIPPED, **own}.items():
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
+            found.append(_told(name, path))
+    return found
 
 
 def loras(library: Library) -> list[dict[str, Any]]:
@@ -67,11 +73,12 @@ def _checksum(path: Path, changed: int) -> str:
 def _about(path: Path) -> dict[str, Any]:
     """What a file of ours says of itself: its styles, licence and how it is sampled; nothing of others' files."""
     try:
-        card = json.loads(metadata(path).get(CARD, "{}"))
-        about, usual = card.get("about", {}), card.get("defaults", {})
-        found = {"styles": about.get("styles", []), "licence": (about.get("data") or {}).get("licence"), "defaults": usual}
+        card = plain(json.loads(metadata(path).get(CARD, "{}")))
+        about, usual = card.get("about", {}), dict(card.get("defaults", {}))
+        styles = [style for style in list(about.get("styles", [])) if isinstance(style, str)]
+        found = {"styles": styles, "licence": (about.get("data") or {}).get("licence"), "defaults": usual}
         return {name: value for name, value in found.items() if value}
-    except (UserError, ValueError, AttributeError):
+    except (UserError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

@@ -5,8 +5,10 @@
 
 import base64
 import binascii
+import json
+import sqlite3
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +19,9 @@ from starlette.responses import JSONResponse, Response
 from reverie.errors import UserError, nearest
 from reverie.studio.queue import Full, Over, Unknown
 
+LONGEST = 2000
+"""Characters of a message."""
+T = TypeVar("T")
 KINDS = ((Unknown, 404), (Over, 409), (Full, 503), (UserError, 400))
 Answer = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -29,7 +34,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        for name in given if isinstance(given, dict) else ():
+        for name in map(plain, given if isinstance(given, dict) else ()):
             if name not in cls.model_fields:
                 raise ValueError(f"there is no field '{name:.80}'.{nearest(name[:200], cls.model_fields)}")
         return given
@@ -38,7 +43,14 @@ class Strict(BaseModel):
 def failed(message: str, status: int, param: str | None = None) -> JSONResponse:
     """The answer of one that is refused."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": None}}, status)
+    return JSONResponse(plain({"error": {"message": message[:LONGEST], "type": kind, "param": param, "code": None}}), status)
+
+
+def plain(told: T) -> T:
+    """JSON that came from files or requests, as it can be answered: halves of characters become `?`, NaN and infinity null."""
+    text = json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")
+    made: T = json.loads(text, parse_constant=lambda name: None)
+    return made
 
 
 async def of_user(request: Request, error: Exception) -> Response:
@@ -61,7 +73,17 @@ async def of_http(request: Request, error: Exception) -> Response:
     return failed(str(error.detail), error.status_code)
 
 
-HANDLERS: dict[Any, Answer] = {UserError: of_user, RequestValidationError: of_form, HTTPException: of_http}
+async def of_disk(request: Request, error: Exception) -> Response:
+    """The queue cannot be read or written now: no room, or a lock that is held too long."""
+    return failed(f"the queue cannot be used ({error}): make room on its disk, and ask again", 503)
+
+
+HANDLERS: dict[Any, Answer] = {
+    sqlite3.OperationalError: of_disk,
+    UserError: of_user,
+    RequestValidationError: of_form,
+    HTTPException: of_http,
+}
 
 
 def picture(text: str, what: str) -> bytes:

@@ -8,7 +8,9 @@ from typing import Any
 
 from PIL import Image
 
+from reverie.data.picture_file import check_size
 from reverie.errors import UserError
+from reverie.studio.strict import plain
 from reverie.systems.shipped import SHIPPED
 from reverie.tasks.metadata import LIMIT, read
 from reverie.tasks.settings import Settings
@@ -31,10 +33,15 @@ def said(data: bytes) -> dict[str, Any] | None:
     usual = Settings()
     own = {f.name: getattr(made.settings, f.name) for f in fields(Settings) if f.name not in LEFT_OUT}
     settings = {name: value for name, value in own.items() if value != getattr(usual, name)}
-    model = made.model if made.model in SHIPPED else Path(made.model).stem
+    model = made.model if made.model in SHIPPED else _stem(made.model)
     left = [str(task.get("name")) for task in made.tasks] + (["embeddings"] if made.embeddings else [])
-    loras = [f"{Path(name).stem}{weight}" for name, weight in map(_weighed, made.loras)]
-    return {"model": model, "prompt": made.settings.prompt[0], "settings": settings, "loras": loras, "left": left}
+    loras = [f"{_stem(name)}{weight}" for name, weight in map(_weighed, made.loras)]
+    return plain({"model": model, "prompt": made.settings.prompt[0], "settings": settings, "loras": loras, "left": left})
+
+
+def _stem(name: str) -> str:
+    """As the library names it: of a path its end, without the suffix of a file, and with every other dot."""
+    return Path(name).name.removesuffix(".safetensors")
 
 
 def _weighed(given: str) -> tuple[str, str]:
@@ -46,8 +53,11 @@ def texts(data: bytes) -> dict[str, str]:
     """The texts of a PNG, bounded; UserError where it is no picture."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            check_size(image, "the picture")
             image.load()
             found = getattr(image, "text", {})
+    except UserError:
+        raise
     except Exception as error:  # a decoder may raise anything on garbage
         raise UserError(f"the picture cannot be decoded ({type(error).__name__})") from None
     return {str(name)[:80]: str(text)[:LIMIT] for name, text in found.items()}
