@@ -25,7 +25,6 @@ from reverie.studio.server import studio
 
 SILENT = 10.0
 """Seconds in which everything answers."""
-CLIENT = httpx.Client(timeout=SILENT)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +50,12 @@ def cancelling(url, over):
         while not over.wait(0.02):
             for job in client.get("/v1/jobs", params={"state": "queued"}).json()["jobs"]:
                 client.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    with httpx.Client(base_url=address, timeout=SILENT) as made:
+        yield made
 
 
 def described():
@@ -91,16 +96,16 @@ INSIDE = st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(st
 
 @given(body=st.dictionaries(st.sampled_from(NAMES), INSIDE))
 @settings(max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_job_is_an_error_of_the_server(body, address):
+def test_no_job_is_an_error_of_the_server(body, client):
     """What the schema leaves open: a job's own fields."""
-    answer = CLIENT.post(f"{address}v1/jobs", content=json.dumps(body))
+    answer = client.post("/v1/jobs", content=json.dumps(body))
     assert answer.status_code in (202, 400) and (answer.status_code == 202 or answer.json()["error"]["message"]), answer.text
-    assert CLIENT.get(f"{address}v1/jobs").status_code == 200
+    assert client.get("/v1/jobs").status_code == 200
 
 
 @given(at=st.integers(0, 400), changed=st.binary(min_size=1, max_size=8), kept=st.integers(0, 400))
 @settings(max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_picture_is_an_error_of_the_server(at, changed, kept, address):
+def test_no_picture_is_an_error_of_the_server(at, changed, kept, client):
     """A picture that tells of its making, with bytes changed, and cut short."""
     info, out = PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_itxt("reverie", json.dumps({"reverie": 1, "model": {"name": "a"}, "settings": {"prompt": "a", "seed": 1}}))
@@ -109,7 +114,7 @@ def test_no_picture_is_an_error_of_the_server(at, changed, kept, address):
     data = out.getvalue()
     data = (data[:at] + changed + data[at + len(changed) :])[: len(data) - kept // 4]
     for answer in (
-        CLIENT.post(f"{address}v1/uploads", content=data),
+        client.post("/v1/uploads", content=data),
         httpx.post(f"{address}sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}),
     ):
         assert answer.status_code in (200, 201, 400), answer.text
