@@ -46,7 +46,7 @@ class Bench:
     clients: int = 6
     seed: int = 0
     longest: float = 2.0
-    """Seconds, at most, between a kill and what comes before: in three of four a worker that has begun a job, else anything."""
+    """Seconds, at most, between a kill and what comes before: in three of four a picture that is being drawn, else anything."""
     out: Path = Path("bench/results/studio-crash.json")
 
 
@@ -126,18 +126,19 @@ def killed(process: int, how: str, rng: random.Random) -> None:
 
 def disturb(bench: Bench, folder: Path, port: int, seen: Seen) -> tuple[Counter, str, object]:
     """Kills and begins anew; (how often what was killed, address, the studio that lives)."""
-    rng, done = random.Random(bench.seed), Counter()
+    rng, done, since = random.Random(bench.seed), Counter(), 0.0
     process, url = begun(folder, port, "--workers", "2", "--resume")
     threads = [threading.Thread(target=client, args=(f"c{k}", url, seen, k), daemon=True) for k in range(bench.clients)]
     for thread in threads:
         thread.start()
     for k in range(bench.kills):
         busy = rng.random() < 0.75
-        while busy and not in_hand(folder):
+        while busy and not drawing(folder, since):
             time.sleep(0.05)
         time.sleep(rng.uniform(0, bench.longest))
         how = rng.choice(("server", "worker", "all"))
         killed(process.pid, how, rng)
+        since = time.time()
         done[how] += 1
         done["in hand"] += in_hand(folder) > 0
         if how != "worker":
@@ -149,6 +150,15 @@ def disturb(bench: Bench, folder: Path, port: int, seen: Seen) -> tuple[Counter,
     for thread in threads:
         thread.join()
     return done, url, process
+
+
+def drawing(folder: Path, since: float) -> bool:
+    """Whether a picture was shown after that time: a worker is at work."""
+    for path in folder.glob("work/*/*.png"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime > since:
+                return True
+    return False
 
 
 def in_hand(folder: Path) -> int:

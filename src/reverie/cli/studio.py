@@ -14,6 +14,8 @@ from reverie.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = "REVERIE_TOKEN"
+KEPT_OPEN = 75
+"""Seconds that a connection stays open between requests: longer than programs wait between two questions."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def main(arguments: Sequence[str]) -> None:
     app = studio(Library(Path(asked.folder)), hosts, token, asked.workers, asked.resume)
     shown = f"[{asked.host}]" if ":" in asked.host else asked.host
     address = f"http://{shown}:{asked.port}/" + (f"?token={token}" if token else "")
-    config = uvicorn.Config(app, asked.host, asked.port, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app, asked.host, asked.port, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=KEPT_OPEN
+    )
     server = uvicorn.Server(config)
     with _bound(asked) as place:
         print(f"reverie studio: {address}   (Ctrl-C ends it; a picture that is being drawn is kept at its last step)", flush=True)
@@ -67,7 +71,7 @@ def _bound(asked: Studio) -> socket.socket:
     """The place where it listens; UserError where another does."""
     try:
         family = socket.AF_INET6 if ":" in asked.host else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's 40 ms on
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((asked.host, asked.port))
         made.listen(128)  # so that a page that is opened at once waits for its answer

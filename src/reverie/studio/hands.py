@@ -1,6 +1,6 @@
 """The server's side of its workers: they are processes, and what they say is kept, the latest of each job, for whoever looks.
 
-The queue is asked in one thread of its own, so that the server answers others while the disk works.
+The queue is asked in a thread of its own, so that the server answers others while the disk works; what only reads, in a second one.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ class Hands:
         self.library, self.count = library, workers
         self.latest: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "queue")
+        self._reading = ThreadPoolExecutor(1, "queue-reading")
         self._workers: list[asyncio.subprocess.Process] = []
         self._readers: list[asyncio.Task[None]] = []
         self._news: dict[str, asyncio.Event] = {}
@@ -47,6 +48,7 @@ class Hands:
     async def start(self, resume: bool = False) -> None:
         """Begins the workers. resume: jobs that were interrupted wait again."""
         self.queue = await self._apart(lambda: Queue(self.library.folder))
+        self._own = await asyncio.get_running_loop().run_in_executor(self._reading, lambda: Queue(self.library.folder))
         await self.ask(Queue.recover)
         self._left = {job.id for job in await self.ask(Queue.jobs, RUNNING)} if resume else set()
         for job in await self.ask(Queue.jobs, INTERRUPTED, limit=MOST) if resume else ():
@@ -110,15 +112,18 @@ class Hands:
         for process in self._workers:
             await process.wait()
         await self.ask(Queue.recover)
+        await self.look(Queue.close)
         await self.ask(Queue.close)
+        self._reading.shutdown()
         self._thread.shutdown()
 
     async def ask(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """A method of the queue, in its thread."""
         return await self._apart(lambda: what(self.queue, *args, **kwargs))
 
-    look = ask
-    """The same, of what only reads."""
+    async def look(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """The same, of what only reads, which waits for no write."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, lambda: what(self._own, *args, **kwargs))
 
     async def submit(
         self, wish: Mapping[str, Any], kind: str = "draw", client: str = "", priority: int = 0, key: str | None = None
@@ -175,7 +180,7 @@ class Hands:
         """
         while True:
             news = self._news.setdefault(id, asyncio.Event())
-            job = await self.ask(Queue.get, id)
+            job = await self.look(Queue.get, id)
             yield job, self.latest.get(id, {})
             if job.state in (*OVER, INTERRUPTED):
                 return

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 
 from reverie.errors import UserError
 from reverie.studio.hands import Hands
-from reverie.studio.queue import Job, Queue, Unknown
+from reverie.studio.queue import QUEUED, Job, Queue, Unknown
 from reverie.studio.strict import Strict
 
 BEAT = 15.0
@@ -61,7 +61,7 @@ async def submit(
         raise RequestValidationError(error.errors()) from None
     wish = {name: value for name, value in asked.items() if name not in Way.model_fields}
     job = await working.submit(wish, way.kind, client, way.priority, key)
-    return told(job, {}, await working.ask(Queue.ahead, job.id))
+    return told(job, {}, await working.look(Queue.ahead, job.id))
 
 
 @router.get("/jobs")
@@ -78,9 +78,13 @@ async def jobs(
 @router.get("/jobs/{id}")
 async def job(id: str, working: Working) -> dict[str, Any]:
     """How it stands; 404 for one that is not known, which is never one that is done."""
-    found = await working.look(Queue.get, id)
-    ahead = await working.look(Queue.ahead, id) if found.state == "queued" else None
+    found, ahead = await working.look(_standing, id)
     return told(found, working.latest.get(id, {}), ahead)
+
+
+def _standing(queue: Queue, id: str) -> tuple[Job, int | None]:
+    found = queue.get(id)
+    return found, queue.ahead(id) if found.state == QUEUED else None
 
 
 @router.post("/jobs/{id}/cancel")

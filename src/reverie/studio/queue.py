@@ -235,13 +235,11 @@ class Queue:
 
     def ahead(self, id: str) -> int:
         """How many of those that wait come before it."""
-        return int(
-            self._db.execute(
-                "SELECT count(*) FROM jobs AS other, jobs AS own WHERE own.id = ? AND other.state = 'queued'"
-                " AND (-other.priority, other.turn, other.number) < (-own.priority, own.turn, own.number)",
-                (id,),
-            ).fetchone()[0]
-        )
+        those = "SELECT count(*) FROM jobs INDEXED BY next WHERE state = 'queued'"
+        above, before = "priority > own.priority", "priority = own.priority AND (turn, number) < (own.turn, own.number)"
+        asked = f"SELECT ({those} AND {above}) + ({those} AND {before}) FROM jobs AS own WHERE id = ?"
+        found = self._db.execute(asked, (id,)).fetchone()
+        return 0 if found is None else int(found[0])
 
     # what workers do
 

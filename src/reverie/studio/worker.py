@@ -28,6 +28,8 @@ from reverie.systems.system import System
 Tell = Callable[[Mapping[str, Any]], object]
 IDLE = 5.0
 """Seconds after which a worker that was told nothing looks for jobs, and for those of workers that are gone."""
+MILD = 5
+"""Drawing on a CPU takes all of it: it lets the server, which answers many in little time, go before."""
 LONGEST = 2000
 """Characters of what went wrong."""
 
@@ -128,6 +130,7 @@ def begun(library: Library, name: str) -> Worker | None:
 
 def main(folder: str, name: str) -> None:
     """Works until its input ends."""
+    os.nice(MILD)
     worker = begun(Library(Path(folder)), name)
     if worker is None:
         return
