@@ -9,6 +9,7 @@ there), which is how late the loop is; and the server's memory, before, with all
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import tempfile
@@ -73,14 +74,16 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 async def load(bench: Bench, port: int, process: int) -> dict:
     rng, took = random.Random(0), {"sent": [], "status": [], "loop": [], "loop, sending": [], "waiting": []}
-    limits = httpx.Limits(max_connections=bench.clients + 8)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as http:
+    async with contextlib.AsyncExitStack() as stack:
+        own = [httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=False) for _ in range(bench.clients + 2)]
+        https = [await stack.enter_async_context(one) for one in own]  # a pool that all share is slower than the server
+        http, prober = https[-2:]
         (await http.get("/v1/models")).raise_for_status()
         megabytes = {"before": memory(process)}
         share = bench.jobs // bench.clients
         begin = time.perf_counter()
-        probe = asyncio.create_task(asks(http, lambda: "/nothing", 0.05, begin + 3600, took["loop, sending"], rng))
-        groups = await asyncio.gather(*(sends(http, f"c{k}", share, took["sent"]) for k in range(bench.clients)))
+        probe = asyncio.create_task(asks(prober, lambda: "/nothing", 0.05, begin + 3600, took["loop, sending"], rng))
+        groups = await asyncio.gather(*(sends(one, f"c{k}", share, took["sent"]) for k, one in enumerate(https[:-2])))
         filled = time.perf_counter() - begin
         probe.cancel()
         megabytes["queued"] = memory(process)
@@ -88,12 +91,13 @@ async def load(bench: Bench, port: int, process: int) -> dict:
         waiting = (await http.get("/v1/jobs", params={"state": "queued", "limit": 1000})).json()["jobs"]
         until = time.perf_counter() + bench.seconds
         each = [
-            asks(http, lambda ids=ids: f"/v1/jobs/{rng.choice(ids)}", bench.every, until, took["status"], rng) for ids in groups
+            asks(one, lambda ids=ids: f"/v1/jobs/{rng.choice(ids)}", bench.every, until, took["status"], rng)
+            for one, ids in zip(https, groups, strict=False)
         ]
-        probe = asks(http, lambda: "/nothing", 0.05, until, took["loop"], rng)
-        own = asks(http, lambda: "/v1/jobs?state=queued&limit=1", 1.0, until, took["waiting"], rng)
+        probe = asks(prober, lambda: "/nothing", 0.05, until, took["loop"], rng)
+        lists = asks(http, lambda: "/v1/jobs?state=queued&limit=1", 1.0, until, took["waiting"], rng)
         half = asyncio.create_task(_memory_at(process, until - bench.seconds / 2))
-        await asyncio.gather(*each, probe, own)
+        await asyncio.gather(*each, probe, lists)
         megabytes |= {"middle": await half, "end": memory(process)}
         for writer in slow:
             writer.close()
