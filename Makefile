@@ -33,10 +33,11 @@ test: $(VENV)/tested
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-web: $(VENV)/tested  ## the studio's page in a browser; needs Debian's chromium (apt-get install chromium)
+test-web: $(VENV)/tested  ## the studio's page in a browser; needs Debian's chromium and npm (apt-get install chromium npm)
 	command -v chromium >/dev/null || { echo "no chromium: apt-get install chromium"; exit 2; }
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[web]'
-	REVERIE_TEST_WEB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_studio_page*.py
+	test -e build/axe/node_modules/axe-core || npm install --silent --no-save --prefix build/axe axe-core@4.14.1
+	REVERIE_TEST_WEB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_studio_page*.py tests/test_studio_axe.py
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix .
