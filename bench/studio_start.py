@@ -3,8 +3,8 @@
     python bench/studio_start.py
 
 Each run is a new server with a new folder. `answer`: from the command to the page's bytes; `page`: from the command to the models
-and choices that the page needs to be used; `picture`: from the page's bytes to one picture of the shipped model with its own settings.
-Files are in the system's cache after the first run, which is left out.
+and choices that the page needs to be used; `picture`: from the page's bytes to one picture of the shipped model with its own
+settings. Files are in the system's cache after the first run, which is left out.
 """
 
 import json
