@@ -291,8 +291,7 @@ def test_no_field_is_a_path(path, client, place):
         assert answer.status_code == 400 and CANARY not in answer.text, asked
     uploaded = sent(client, picture()).json()["name"]
     card = {"name": "control", "net": path, "image": uploaded}
-    late = client.post("/v1/jobs", json={"tasks": [card], "settings": {"steps": 1}})  # a control is opened by the worker
-    assert late.status_code == 400 or finished(client, late.json()["id"])[-1]["state"] == "failed"
+    assert client.post("/v1/jobs", json={"tasks": [card], "settings": {"steps": 1}}).status_code == 400
     for route in ("txt2img", "options"):
         body = {"sd_model_checkpoint": path} if route == "options" else {"override_settings": {"sd_model_checkpoint": path}}
         if path:  # which means the model that is set

@@ -39,11 +39,14 @@ class Doing:
 
     made: Callable[[System, Mapping[str, Any], Library], Done]
     pictures: tuple[str, ...] = ()
+    net: str | None = None
 
     def ready(self, library: Library) -> None:
-        """UserError where a picture is not there."""
+        """UserError where a picture or a control is not there."""
         for name in self.pictures:
             library.picture(name)
+        if self.net is not None:
+            library.control(self.net)
 
 
 @remembers
@@ -113,7 +116,7 @@ def control(
         when = {"weight": weight, "start": start, "stop": stop, "guided": guided}
         return [*controls([Wish(library.control(net), library.picture(image), when, take)], system)], {}
 
-    return Doing(made, (image,))
+    return Doing(made, (image,), net)
 
 
 @remembers
