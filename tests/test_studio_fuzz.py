@@ -115,6 +115,6 @@ def test_no_picture_is_an_error_of_the_server(at, changed, kept, client):
     data = (data[:at] + changed + data[at + len(changed) :])[: len(data) - kept // 4]
     for answer in (
         client.post("/v1/uploads", content=data),
-        httpx.post(f"{address}sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}),
+        client.post("/sdapi/v1/png-info", json={"image": base64.b64encode(data).decode()}),
     ):
         assert answer.status_code in (200, 201, 400), answer.text
